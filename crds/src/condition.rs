@@ -1,0 +1,117 @@
+//! The closed lists of condition types and reasons.
+
+/// A condition type of `status.conditions`. Each is present from the first reconciliation on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// The spec passed every check that the API server cannot make.
+    Accepted,
+    /// The primary tier has at least one ready pod.
+    PrimaryReady,
+    /// The fallback tier has at least one ready pod.
+    FallbackReady,
+    /// The gateway has at least one ready pod and a tier to send requests to.
+    TrafficReady,
+    /// Fresh utilisation and queue figures of the primary tier exist. Does not touch `Ready`.
+    MetricsAvailable,
+    /// The weights in force are not those of `spec.traffic.weights`.
+    Shifted,
+    /// Every child is at the current generation and updated, and each tier with weight has a ready pod.
+    Ready,
+}
+
+impl ConditionType {
+    /// The name as it stands in `status.conditions[].type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::PrimaryReady => "PrimaryReady",
+            Self::FallbackReady => "FallbackReady",
+            Self::TrafficReady => "TrafficReady",
+            Self::MetricsAvailable => "MetricsAvailable",
+            Self::Shifted => "Shifted",
+            Self::Ready => "Ready",
+        }
+    }
+}
+
+/// Why a condition has its value: the closed list behind `status.conditions[].reason`, event reasons and metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The spec is valid and acted upon.
+    Valid,
+    /// The spec has a fault that CEL cannot express; nothing was applied.
+    InvalidSpec,
+    /// `spec.paused` is true; nothing was applied.
+    Paused,
+    /// Everything that the condition asks for is there.
+    Available,
+    /// Pods are being created or replaced.
+    Progressing,
+    /// The tier's `replicas` is 0.
+    ScaledToZero,
+    /// The spec has no such tier.
+    NotConfigured,
+    /// A pod cannot be scheduled because no node has a free GPU of the kind asked for.
+    InsufficientGpu,
+    /// A pod cannot be scheduled for another reason.
+    Unschedulable,
+    /// The API server refused to create a pod (quota, admission).
+    PodCreationFailed,
+    /// A container image cannot be pulled.
+    ImagePullFailed,
+    /// The server says that its model is missing or broken; the message names the file.
+    ModelInvalid,
+    /// A container ends again and again.
+    CrashLooping,
+    /// The volume claim of the model does not exist or is not bound.
+    VolumeUnavailable,
+    /// No pod of the tier (or the gateway) is ready.
+    NoReadyPods,
+    /// Traffic has the weights of the spec.
+    WithinCapacity,
+    /// The primary's GPUs stayed above the limit for the whole window.
+    Saturated,
+    /// The primary has no ready pod; the fallback serves.
+    PrimaryUnavailable,
+    /// The fallback has no ready pod; the primary serves.
+    FallbackUnavailable,
+    /// Neither tier has a ready pod; the last weights stay.
+    BothUnavailable,
+    /// All fresh figures are there.
+    Fresh,
+    /// Figures are older than five seconds or could not be read; weights do not move.
+    Stale,
+    /// The pods have no GPU, so there are no utilisation figures.
+    NoGpu,
+}
+
+impl Reason {
+    /// The name as it stands in conditions, events and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "Valid",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::Paused => "Paused",
+            Self::Available => "Available",
+            Self::Progressing => "Progressing",
+            Self::ScaledToZero => "ScaledToZero",
+            Self::NotConfigured => "NotConfigured",
+            Self::InsufficientGpu => "InsufficientGPU",
+            Self::Unschedulable => "Unschedulable",
+            Self::PodCreationFailed => "PodCreationFailed",
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::ModelInvalid => "ModelInvalid",
+            Self::CrashLooping => "CrashLooping",
+            Self::VolumeUnavailable => "VolumeUnavailable",
+            Self::NoReadyPods => "NoReadyPods",
+            Self::WithinCapacity => "WithinCapacity",
+            Self::Saturated => "Saturated",
+            Self::PrimaryUnavailable => "PrimaryUnavailable",
+            Self::FallbackUnavailable => "FallbackUnavailable",
+            Self::BothUnavailable => "BothUnavailable",
+            Self::Fresh => "Fresh",
+            Self::Stale => "Stale",
+            Self::NoGpu => "NoGPU",
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The custom resource itself.
+
+use crate::status::ZImageDeploymentStatus;
+use crate::tier::{SchedulingSpec, TierSpec};
+use crate::traffic::TrafficSpec;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// Z-Image as a service: a primary tier, an optional fallback tier, and the traffic between them.
+#[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "zimage.dev",
+    version = "v1alpha1",
+    kind = "ZImageDeployment",
+    namespaced,
+    status = "ZImageDeploymentStatus",
+    shortname = "zimg",
+    category = "all",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.primary.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary.ready"),
+    printcolumn(name = "Fallback", type_ = "string", json_path = ".status.fallback.ready"),
+    printcolumn(name = "Split", type_ = "string", json_path = ".status.traffic.split"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters: children add suffixes to it"),
+    validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "metadata.name must be a DNS label that starts with a letter: Services carry it")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = (
+    "(has(self.fallback) && self.fallback != null) || !has(self.traffic) || self.traffic.weights.primary > 0",
+    "traffic.weights.primary must be above 0 when there is no fallback tier"
+))]
+pub struct ZImageDeploymentSpec {
+    /// The tier that normally gets most requests.
+    pub primary: TierSpec,
+    /// The tier that takes over while the primary is saturated, unhealthy or being replaced. Unset: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<TierSpec>,
+    /// The pods that route requests to the tiers.
+    #[serde(default)]
+    pub gateway: GatewaySpec,
+    /// How requests are split between the tiers.
+    #[serde(default)]
+    pub traffic: TrafficSpec,
+    /// True: the operator changes nothing for this object, neither pods nor weights. Default: false.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// The pods that route requests to the tiers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct GatewaySpec {
+    /// Gateway pods. 1 to 100, default 2.
+    #[schemars(range(min = 1, max = 100))]
+    pub replicas: i32,
+    /// Container image. Unset: what the gateway already runs, and for a new one the operator's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+    /// Seconds that one request may take, the wait in the queue included. 1 to 7200, default 900.
+    #[schemars(range(min = 1, max = 7200))]
+    pub request_timeout_seconds: i32,
+    /// CPU and memory of each pod. Unset: requests of 100m CPU and 64Mi memory, memory limit 256Mi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Where pods may run.
+    pub scheduling: SchedulingSpec,
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self {
+            replicas: 2,
+            image: None,
+            request_timeout_seconds: 900,
+            resources: None,
+            scheduling: SchedulingSpec::default(),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The Kubernetes API of the project: `ZImageDeployment` in group `zimage.dev`, version `v1alpha1`.
+//!
+//! ```text
+//! ZImageDeployment
+//! ├── spec     primary, fallback (tiers) · gateway · traffic · paused     what a user asks for
+//! └── status   conditions · tiers · traffic (weights, state, reason)      what the operator decided
+//! ```
+//!
+//! Invariants: types and CEL rules only, no behaviour and no I/O; `yaml/` is generated from these types
+//! (`cargo run -p zimage-crds > crds/yaml/zimagedeployments.yaml`) and never edited by hand.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod condition;
+mod deployment;
+pub mod labels;
+mod status;
+mod tier;
+mod traffic;
+
+pub use condition::{ConditionType, Reason};
+pub use deployment::{GatewaySpec, ZImageDeployment, ZImageDeploymentSpec};
+pub use status::{TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};
+pub use tier::{
+    Device, EngineSpec, GpuSpec, ModelSource, ModelSpec, PersistentVolumeClaimSource, Precision,
+    SchedulingSpec, Tier, TierSpec, Variant,
+};
+pub use traffic::{ShiftSpec, ShiftTrigger, TrafficMode, TrafficSpec, Weights};

@@ -1,0 +1,81 @@
+//! What the operator decided and saw. Decisions only: figures that move all the time are metrics.
+
+use crate::traffic::Weights;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use kube::core::cel::ListMerge;
+use serde::{Deserialize, Serialize};
+
+/// One tier as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TierStatus {
+    /// Pods asked for.
+    pub replicas: i32,
+    /// Pods that are ready.
+    pub ready_replicas: i32,
+    /// `ready/asked`, the printer column.
+    pub ready: String,
+    /// Name of the model that requests can pin.
+    pub model: String,
+}
+
+/// Which of the policy's states is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+pub enum TrafficState {
+    /// The weights of the spec.
+    #[default]
+    Normal,
+    /// The primary is saturated: the weights of `spec.traffic.shift.weights`.
+    Shifted,
+    /// The primary has no ready pod: all to the fallback.
+    PrimaryDown,
+    /// The fallback has no ready pod: all to the primary.
+    FallbackDown,
+    /// No tier has a ready pod: the last weights stay.
+    BothDown,
+}
+
+/// The split in force and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficStatus {
+    /// The weights in force; the gateway follows them.
+    pub weights: Weights,
+    /// `primary/fallback`, the printer column.
+    pub split: String,
+    /// The policy's state.
+    pub state: TrafficState,
+    /// A reason of the closed list, such as `Saturated`.
+    pub reason: String,
+    /// When this state began.
+    pub since: Time,
+}
+
+/// Status of a `ZImageDeployment`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZImageDeploymentStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Pods of the primary tier, for the scale subresource.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Label selector of the primary tier's pods, for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The primary tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary: Option<TierStatus>,
+    /// The fallback tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<TierStatus>,
+    /// The split in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficStatus>,
+    /// Conditions; their types are a closed list.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,87 @@
+//! What holds for every course of events.
+
+use super::*;
+use proptest::prelude::*;
+
+fn loads() -> impl Strategy<Value = Load> {
+    prop_oneof![
+        1 => Just(Load::Stale),
+        1 => Just(Load::NoGpu),
+        6 => (0.0..=1.0, 0..4_u64).prop_map(|(utilization, waiting)| Load::Fresh { utilization, waiting }),
+        6 => Just(Load::Fresh { utilization: 1.0, waiting: 2 }),
+        6 => Just(Load::Fresh { utilization: 0.0, waiting: 0 }),
+    ]
+}
+
+fn tiers() -> impl Strategy<Value = TierObservation> {
+    (prop_oneof![1 => Just(0_u32), 9 => 1..4_u32], loads())
+        .prop_map(|(ready_pods, load)| TierObservation { ready_pods, load })
+}
+
+/// Stretches of equal observations, so that windows are filled at times.
+fn courses() -> impl Strategy<Value = Vec<(Observation, u8)>> {
+    let observations =
+        (tiers(), tiers()).prop_map(|(primary, fallback)| Observation { primary, fallback });
+    proptest::collection::vec((observations, 1..50_u8), 1..40)
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    (1..40_i32, 1..40_i32, 0..60_i32, 0..60_i32, any::<bool>()).prop_map(
+        |(window_seconds, return_after_seconds, minimum_hold_seconds, cool_down_seconds, has_fallback)| Policy {
+            normal: Weights { primary: 90, fallback: 10 },
+            shift: ShiftSpec {
+                window_seconds,
+                return_after_seconds,
+                minimum_hold_seconds,
+                cool_down_seconds,
+                ..ShiftSpec::default()
+            },
+            has_fallback,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_course_keeps_the_invariants(policy in policies(), course in courses()) {
+        let mut now = Timestamp::from_second(1_700_000_000).unwrap();
+        let mut memory = Memory::new(&policy, now);
+        for (observation, length) in course {
+            for _ in 0..length {
+                let next = decide(&policy, &observation, &memory, now);
+                check(&policy, &observation, &memory, &next, now)?;
+                prop_assert_eq!(&decide(&policy, &observation, &memory, now), &next);
+                memory = next;
+                now += SignedDuration::from_secs(1);
+            }
+        }
+    }
+}
+
+fn check(
+    policy: &Policy,
+    observation: &Observation,
+    before: &Memory,
+    after: &Memory,
+    now: Timestamp,
+) -> Result<(), TestCaseError> {
+    let primary_ready = observation.primary.ready_pods > 0;
+    let fallback_ready = policy.has_fallback && observation.fallback.ready_pods > 0;
+    let weights = after.weights();
+    prop_assert!(weights.primary + weights.fallback > 0, "some tier is always asked");
+    if primary_ready || fallback_ready {
+        prop_assert!(weights.primary == 0 || primary_ready, "weight only where a pod is ready");
+        prop_assert!(weights.fallback == 0 || fallback_ready, "weight only where a pod is ready");
+    }
+    if observation.primary.load == Load::Stale && primary_ready && fallback_ready {
+        let was_ready = matches!(before.state(), TrafficState::Normal | TrafficState::Shifted);
+        prop_assert!(!was_ready || after.weights() == before.weights(), "stale samples move nothing");
+    }
+    let shifts_back = before.state() == TrafficState::Shifted && after.state() == TrafficState::Normal;
+    if shifts_back && policy.has_fallback {
+        let held = now.duration_since(before.since());
+        prop_assert!(held >= seconds(policy.shift.minimum_hold_seconds), "a shift is held");
+    }
+    prop_assert_eq!(after.since() == before.since(), after.state() == before.state() || now == before.since());
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! What an image request is and what can compute one. Everything here is pure: no runtime, no clock, no device, no I/O.
+//!
+//! ```text
+//! http -> engine -> Executor (this crate's trait) <- models (candle, CPU)
+//!                                                 <- cuda   (cudarc, GPU)
+//!                                                 <- FakeExecutor
+//! ```
+//!
+//! Invariants: no tensor library and no async runtime is a dependency; time is a parameter.
+#![forbid(unsafe_code)]
+
+pub mod executor;
+pub mod pixels;
+pub mod request;
+pub mod variant;

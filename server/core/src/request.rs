@@ -1,0 +1,63 @@
+//! One image to be made, every default filled in. Field names are diffusers'.
+
+use crate::pixels::Pixels;
+use std::sync::Arc;
+
+/// Which random numbers the initial noise is made of.
+///
+/// diffusers draws the noise of `num_images_per_prompt` images from one generator, so image `index` of a request takes
+/// the `index`-th block of `16 * (height / 8) * (width / 8)` numbers of the stream that `seed` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// Seed of `torch.Generator("cpu")`.
+    pub seed: u64,
+    /// Position of the image within its request.
+    pub index: u32,
+    /// Images of the request that share the generator.
+    pub count: u32,
+}
+
+/// `cfg_normalization` of diffusers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CfgNormalization {
+    /// The guided prediction is used as it is.
+    Off,
+    /// The guided prediction's norm is clamped to this multiple of the conditional prediction's norm.
+    Clamp(f32),
+}
+
+/// An image to start from instead of pure noise.
+#[derive(Clone, Debug)]
+pub struct InitImage {
+    /// The image, already of the request's size.
+    pub pixels: Arc<Pixels>,
+    /// How much of it is replaced, above 0 to 1: the share of the schedule that runs.
+    pub strength: f32,
+    /// Where it is replaced (white) and kept (black), of the request's size. `None`: everywhere.
+    pub mask: Option<Arc<Pixels>>,
+}
+
+/// One image to be made.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// What the image shows.
+    pub prompt: String,
+    /// What it must not show; used only with guidance. Empty: the empty prompt.
+    pub negative_prompt: String,
+    /// Width in pixels, a multiple of 16.
+    pub width: u32,
+    /// Height in pixels, a multiple of 16.
+    pub height: u32,
+    /// Steps of the schedule.
+    pub num_inference_steps: u32,
+    /// diffusers' guidance scale; 0 means no guidance.
+    pub guidance_scale: f32,
+    /// Limit on the guided prediction's norm.
+    pub cfg_normalization: CfgNormalization,
+    /// Guidance is off while the normalised time is above this value. 1: always on.
+    pub cfg_truncation: f32,
+    /// Initial noise.
+    pub noise: Noise,
+    /// Image-to-image and inpainting.
+    pub init: Option<InitImage>,
+}

@@ -1,0 +1,69 @@
+# A certificate authority, the certificates of every part, and a kubeconfig for each that talks to the API server.
+# Keys are P-256; everything is made anew for each start, so nothing expires and nothing is worth stealing.
+
+authority() { # authority NAME
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
+    -subj "/CN=zimage-$1" -keyout "$1.key" -out "$1.crt" 2> /dev/null
+}
+
+certificate() { # certificate NAME SUBJECT serverAuth|clientAuth AUTHORITY [ALTERNATIVE-NAMES]
+  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr" 2> /dev/null
+  openssl x509 -req -in "$1.csr" -CA "$4.crt" -CAkey "$4.key" -CAcreateserial -days 3650 -out "$1.crt" 2> /dev/null \
+    -extfile <(printf 'basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=%s\n' "$3"
+      [ $# -lt 5 ] || printf 'subjectAltName=%s\n' "$5")
+  rm "$1.csr"
+}
+
+make_pki() { # make_pki FOLDER
+  mkdir -p "$1"
+  (
+    cd "$1"
+    umask 077
+    authority ca
+    authority front-proxy-ca
+    openssl ecparam -genkey -name prime256v1 -noout -out service-account.key
+    openssl ec -in service-account.key -pubout -out service-account.pub 2> /dev/null
+    local in_cluster=DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local
+    certificate kube-apiserver /CN=kube-apiserver serverAuth ca \
+      "$in_cluster,DNS:localhost,IP:127.0.0.1,IP:10.88.0.1,IP:10.96.0.1"
+    certificate kubelet-server /O=system:nodes/CN=system:node:node1 serverAuth ca DNS:node1,IP:127.0.0.1,IP:10.88.0.1
+    certificate kubelet-client /O=system:masters/CN=kube-apiserver clientAuth ca
+    certificate front-proxy /CN=front-proxy clientAuth front-proxy-ca
+    certificate admin /O=system:masters/CN=admin clientAuth ca
+    certificate kubelet /O=system:nodes/CN=system:node:node1 clientAuth ca
+    for part in kube-controller-manager kube-scheduler kube-proxy; do certificate $part /CN=system:$part clientAuth ca; done
+  )
+}
+
+kubeconfig() { # kubeconfig PKI-FOLDER USER SERVER
+  cat << YAML
+apiVersion: v1
+kind: Config
+clusters:
+  - name: zimage
+    cluster:
+      server: $3
+      certificate-authority-data: $(base64 -w0 "$1/ca.crt")
+users:
+  - name: $2
+    user:
+      client-certificate-data: $(base64 -w0 "$1/$2.crt")
+      client-key-data: $(base64 -w0 "$1/$2.key")
+contexts:
+  - name: zimage
+    context: {cluster: zimage, user: $2}
+current-context: zimage
+YAML
+}
+
+make_kubeconfigs() { # make_kubeconfigs STATE HOST-PORT
+  local user
+  mkdir -p "$1/kubeconfigs"
+  (
+    umask 077
+    for user in admin kubelet kube-controller-manager kube-scheduler kube-proxy; do
+      kubeconfig "$1/pki" $user https://10.88.0.1:6443 > "$1/kubeconfigs/$user"
+    done
+    kubeconfig "$1/pki" admin "https://127.0.0.1:$2" > "$1/kubeconfig"
+  )
+}
