@@ -134,9 +134,9 @@ impl Memory {
         }
     }
 
-    /// Whether a status shows this decision.
-    pub fn is_shown_by(&self, status: &TrafficStatus) -> bool {
-        self.state == status.state && self.weights == status.weights
+    /// Whether both decide the same; the timers do not count.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.state == other.state && self.weights == other.weights
     }
 }
 

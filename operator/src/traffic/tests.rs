@@ -215,5 +215,5 @@ fn a_restarted_operator_keeps_the_shift_and_its_beginning() {
     after.memory = Memory::from_status(&status);
     let after = after.seconds(30, BUSY).expect(TrafficState::Shifted, 0, 100);
     assert_eq!(after.memory.since(), since);
-    assert!(after.memory.is_shown_by(&status));
+    assert!(after.memory.agrees_with(&Memory::from_status(&status)));
 }
