@@ -1,4 +1,4 @@
-# The programs that are built from Go modules, once for each content of programs/.
+# The programs that are built from Go modules, once for each content of programs/ and of this file.
 
 least_go=1.26
 
@@ -13,7 +13,7 @@ require_go() {
 
 programs_folder() {
   local digest
-  digest=$(cd "$source" && find programs "$repository/images/archive" -type f | LC_ALL=C sort | xargs cat | sha256sum)
+  digest=$(cd "$source" && find programs lib/build.sh "$repository/images/archive" -type f | LC_ALL=C sort | xargs cat | sha256sum)
   echo "$cache/programs/${digest:0:12}"
 }
 
@@ -39,7 +39,7 @@ build_programs() {
 
 build_kubernetes() {
   local version name
-  version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' "$source/programs/kubernetes/go.mod")
+  version=$(cd "$source/programs/kubernetes" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
   echo "building Kubernetes $version (about 6 minutes the first time, on two cores)"
   (cd "$source/programs/kubernetes" &&
     go build -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" -o "$1/kubernetes" .)

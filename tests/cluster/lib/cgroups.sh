@@ -3,7 +3,7 @@
 cgroup_v1_mounts() { awk '$(NF - 2) == "cgroup" { print $5 }' /proc/self/mountinfo; }
 
 require_cgroup_v1() {
-  [ -n "$(cgroup_v1_mounts | grep -w memory)" ] && return
+  if cgroup_v1_mounts | grep -qw memory; then return; fi
   fail "This machine has cgroup version 2 alone; the test cluster was only ever tried with version 1 and does not start here." \
     "Use a cluster of your own instead: see \"With your own cluster\" in the README (the same chart and samples)."
 }

@@ -1,7 +1,8 @@
 # The private namespaces of a cluster: started, entered and ended from outside.
 
 # A process id is used again some day: with its start time it is unmistakable.
-start_time() { awk '{ sub(/^.*\) /, ""); print $20 }' "/proc/$1/stat" 2> /dev/null; }
+# Prints nothing for a process that has ended, be it still listed as a zombie.
+start_time() { awk '{ sub(/^.*\) /, "") } $1 != "Z" { print $20 }' "/proc/$1/stat" 2> /dev/null; }
 
 remember_process() { echo "$1 $(start_time "$1")" > "$2"; } # remember_process PID FILE
 
@@ -30,7 +31,7 @@ start_namespaces() { # start_namespaces ROLE
 start_forward() { # start_forward NAME PORT TARGET
   (
     exec 9>&-
-    cd "$state"
+    cd "$state" || exit
     exec setsid socat "TCP-LISTEN:$2,bind=127.0.0.1,reuseaddr,fork" "$3"
   ) > "$state/log/forward-$1.log" 2>&1 < /dev/null &
   remember_process $! "$state/forward/$1"

@@ -17,7 +17,7 @@ certificate() { # certificate NAME SUBJECT serverAuth|clientAuth AUTHORITY [ALTE
 make_pki() { # make_pki FOLDER
   mkdir -p "$1"
   (
-    cd "$1"
+    cd "$1" || exit
     umask 077
     authority ca
     authority front-proxy-ca

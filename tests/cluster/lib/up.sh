@@ -1,12 +1,12 @@
-# From nothing to a ready node.
+# From nothing to a ready node, and back.
 
 up() { # up ROLE
   if is_up && [ "$(cat "$state/complete")" = "$1" ] && kubectl get --raw /readyz > /dev/null 2>&1; then
     echo "the cluster $name is already up"
     return
   fi
-  stop_everything
-  rm -rf "${state:?}"/{data,pid,pki,kubeconfigs,kubeconfig,complete,start,log,volumes}
+  down
+  rm -rf "${state:?}/log"
   mkdir -p "$state"/{data,forward,log,pid,volumes}
   local started=$SECONDS port
   make_pki "$state/pki"
@@ -20,6 +20,12 @@ up() { # up ROLE
   [ "$1" = control-plane ] || complete_node
   echo "$1" > "$state/complete"
   echo "the cluster $name is up after $((SECONDS - started)) s"
+}
+
+# Leaves the logs and the choice of a port.
+down() {
+  stop_everything
+  rm -rf "${state:?}"/{api.sock,complete,data,forward,kubeconfig,kubeconfigs,pid,pki,start,volumes}
 }
 
 complete_node() {
