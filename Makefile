@@ -1,0 +1,23 @@
+# Thin: each target is a script that can be run by hand.
+
+.PHONY: help up test down clean lint bench
+help: ## say what the targets do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+up: ## start a local cluster with the operator and the quick start's model, and generate out/quickstart.png
+	@tests/quickstart
+
+test: ## run every test, the end-to-end ones in a cluster of their own
+	@tests/run
+
+down: ## stop what `make up` started; caches stay
+	@tests/cluster/cluster down up
+
+clean: ## stop every cluster and delete what was built, caches included
+	@tests/clean
+
+lint: ## check format, lints and shell scripts
+	@tests/lint
+
+bench: ## measure the server on this machine
+	@cargo run --release --locked --bin zimage-server -- bench
