@@ -5,6 +5,7 @@ use crate::tier::{SchedulingSpec, TierSpec};
 use crate::traffic::TrafficSpec;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Z-Image as a service: a primary tier, an optional fallback tier, and the traffic between them.
@@ -55,7 +56,7 @@ pub struct ZImageDeploymentSpec {
 }
 
 /// The pods that route requests to the tiers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct GatewaySpec {
     /// Gateway pods. 1 to 100, default 2.

@@ -3,11 +3,11 @@
 use crate::traffic::Weights;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
-use kube::core::cel::ListMerge;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One tier as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TierStatus {
     /// Pods asked for.
@@ -21,7 +21,7 @@ pub struct TierStatus {
 }
 
 /// Which of the policy's states is in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TrafficState {
     /// The weights of the spec.
     #[default]
@@ -37,7 +37,7 @@ pub enum TrafficState {
 }
 
 /// The split in force and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficStatus {
     /// The weights in force; the gateway follows them.

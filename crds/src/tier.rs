@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration};
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,7 +44,7 @@ impl fmt::Display for Tier {
 }
 
 /// A released Z-Image model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Variant {
     /// Z-Image-Turbo: 8 forwards an image, no guidance.
     Turbo,
@@ -79,7 +80,7 @@ pub struct PersistentVolumeClaimSource {
 }
 
 /// Where the checkpoint comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSource {
     /// A volume claim that holds the checkpoint in the Hugging Face layout (`model_index.json` and its folders).
@@ -87,7 +88,7 @@ pub struct ModelSource {
 }
 
 /// The model that a tier serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSpec {
     /// `Turbo` or `Base`: decides the model's name and the defaults for steps and guidance.
@@ -97,7 +98,7 @@ pub struct ModelSpec {
 }
 
 /// What a server pod computes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Device {
     /// CUDA when the tier has a `gpu`, the CPU otherwise.
     #[default]
@@ -109,7 +110,7 @@ pub enum Device {
 }
 
 /// Number format of weights and activations. float16 is not offered: Z-Image overflows in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
     /// bfloat16 on a GPU, float32 on a CPU.
     #[default]
@@ -121,7 +122,7 @@ pub enum Precision {
 }
 
 /// The GPUs of one pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct GpuSpec {
     /// Value of the node label `nvidia.com/gpu.product` to run on, such as `NVIDIA-H800`. Unset: any GPU.
@@ -133,7 +134,10 @@ pub struct GpuSpec {
     pub count: i32,
     /// Extended resource that the device plugin offers. Default: `nvidia.com/gpu`.
     #[schemars(length(min = 3, max = 253))]
-    #[x_kube(validation = ("self.contains('/')", "resourceName must be an extended resource such as nvidia.com/gpu"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.contains('/')",
+        "message": "resourceName must be an extended resource such as nvidia.com/gpu"
+    }]))]
     pub resource_name: String,
 }
 
@@ -144,7 +148,7 @@ impl Default for GpuSpec {
 }
 
 /// Options of the inference engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct EngineSpec {
     /// Number format of weights and activations. Default: `Auto`.
@@ -167,7 +171,7 @@ impl Default for EngineSpec {
 }
 
 /// Where pods may run. Each field is passed to the pod as it is; unset means Kubernetes' default.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SchedulingSpec {
     /// Labels that a node must have, besides the GPU product.
@@ -196,7 +200,7 @@ pub struct SchedulingSpec {
 }
 
 /// One tier of server pods.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TierSpec {
     /// The model that the tier serves.

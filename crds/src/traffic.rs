@@ -1,6 +1,7 @@
 //! How requests are split between the tiers, and when the split changes.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Shares of the requests that ask a tier first. Only the ratio counts: 90 and 10 is the same as 9 and 1.
@@ -19,7 +20,7 @@ pub struct Weights {
 }
 
 /// Who routes the requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TrafficMode {
     /// The project's own gateway: exact split, retries on the other tier. Needs nothing else in the cluster.
     #[default]
@@ -27,7 +28,7 @@ pub enum TrafficMode {
 }
 
 /// What counts as a saturated primary tier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ShiftTrigger {
     /// GPU utilisation above the limit and at least one request waiting, for the whole window. One client that sends
     /// request after request keeps a GPU at 100 % without harm: the queue tells load from overload.
@@ -38,12 +39,13 @@ pub enum ShiftTrigger {
 }
 
 /// When traffic leaves a saturated primary tier, where it goes, and when it comes back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-#[x_kube(validation = (
-    "self.returnBelowPercent < self.utilizationPercent",
-    "returnBelowPercent must be lower than utilizationPercent, or traffic would flap"
-))]
+// `KubeSchema` cannot derive for a type with container-level defaults, so the rule is written as the schema has it.
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.returnBelowPercent < self.utilizationPercent",
+    "message": "returnBelowPercent must be lower than utilizationPercent, or traffic would flap"
+}]))]
 pub struct ShiftSpec {
     /// What counts as saturated. Default: `UtilizationAndQueue`.
     pub trigger: ShiftTrigger,
@@ -85,7 +87,7 @@ impl Default for ShiftSpec {
 }
 
 /// How requests are split between the tiers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TrafficSpec {
     /// Who routes the requests. Default: `Proxy`.
