@@ -11,6 +11,7 @@ iptables iptables
 conntrack conntrack
 socat socat
 openssl openssl
+curl curl
 nsenter util-linux
 NEEDS
 }
