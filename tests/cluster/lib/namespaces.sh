@@ -47,7 +47,7 @@ first_process() { # the host's id of process 1 in the namespaces
 
 inside() {
   PATH=/run/programs:$PATH KUBECONFIG=/run/cluster/kubeconfigs/admin \
-    nsenter --target "$(first_process | tr -d ' ')" --net --mount --pid --cgroup --uts --ipc --wd=/ -- "$@"
+    nsenter --target "$(first_process | tr -d ' ')" --net --mount --root --pid --cgroup --uts --ipc -- "$@"
 }
 
 stop_everything() {
