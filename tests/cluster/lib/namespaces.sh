@@ -19,7 +19,7 @@ require_up() { is_up || fail "The cluster $name is not up. Start it with: $0 up 
 # Killing `unshare` kills process 1 of its process namespace, and with it every process, mount and link of the cluster.
 start_namespaces() { # start_namespaces ROLE
   (
-    exec 9>&- # the lock
+    exec 8>&- 9>&- # the caller's locks
     join_cgroups
     exec setsid unshare --net --mount --pid --cgroup --uts --ipc --fork --kill-child=SIGKILL \
       "$source/init" "$state" "$(programs_folder)" "$source" "$1"
@@ -30,7 +30,7 @@ start_namespaces() { # start_namespaces ROLE
 # Host processes that carry connections into the cluster.
 start_forward() { # start_forward NAME PORT TARGET
   (
-    exec 9>&-
+    exec 8>&- 9>&-
     cd "$state" || exit
     exec setsid socat "TCP-LISTEN:$2,bind=127.0.0.1,reuseaddr,fork" "$3"
   ) > "$state/log/forward-$1.log" 2>&1 < /dev/null &

@@ -25,7 +25,7 @@ up() { # up ROLE
 # Leaves the logs and the choice of a port.
 down() {
   stop_everything
-  rm -rf "${state:?}"/{api.sock,complete,data,forward,kubeconfig,kubeconfigs,pid,pki,start,volumes}
+  rm -rf "${state:?}"/{api.sock,complete,data,forward,kubeconfig,kubeconfigs,kubectl,pid,pki,start,volumes}
 }
 
 complete_node() {
