@@ -9,7 +9,6 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/zimage
 
 programs=${CARGO_TARGET_DIR:-$repository/target}/release
-images_folder=${CARGO_TARGET_DIR:-$repository/target}/images
 
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 
