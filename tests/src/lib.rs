@@ -1,1 +1,22 @@
+//! Harness of the tests that cross crates or need a Kubernetes.
+//!
+//! ```text
+//! tests/tidy.rs        the tree keeps its rules                                  files only
+//! tests/golden.rs      what the chart renders, and that generated files are new  helm
+//! tests/contract.rs    what the operator renders is what server and gateway take the built programs
+//! tests/apiserver/     the API: bad objects are refused with a reason            a control plane
+//! tests/e2e/           a user's view of the whole system                         a node that runs pods
+//! ```
+//!
+//! Invariants: a test that lacks what it needs fails and says how to get it; it never passes by doing nothing.
+//! Each test has a namespace of its own, and nothing that it makes outlives it.
+#![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod commands;
+pub mod documents;
+pub mod forward;
+pub mod manifest;
+pub mod namespace;
+pub mod repository;
+pub mod wait;

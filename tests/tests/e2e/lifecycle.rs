@@ -1,0 +1,158 @@
+//! What the operator makes, leaves alone and removes.
+
+use crate::scene::{NAME, PATIENCE, Scene, tiers, with_scene};
+use crate::testserver::{RELIEVED, report};
+use anyhow::Result;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::sleep;
+use zimage_crds::{Tier, labels};
+use zimage_tests::commands::kubectl;
+use zimage_tests::documents::identity;
+use zimage_tests::manifest::Change;
+use zimage_tests::wait;
+
+/// Everything in the namespace that carries the object's instance label, whatever its kind.
+async fn children(scene: &Scene) -> Result<Vec<Value>> {
+    let kinds = kubectl(
+        &[
+            "api-resources",
+            "--namespaced",
+            "--verbs=list",
+            "--output=name",
+        ],
+        "",
+    )
+    .await?;
+    let kinds: Vec<_> = kinds
+        .lines()
+        .filter(|kind| !kind.starts_with("events"))
+        .collect();
+    let selector = format!("{}={NAME}", labels::INSTANCE);
+    let arguments = [
+        "get",
+        &kinds.join(","),
+        "--namespace",
+        &scene.namespace,
+        "--selector",
+        &selector,
+        "--output=json",
+    ];
+    let list: Value = serde_json::from_str(&kubectl(&arguments, "").await?)?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+async fn versions(scene: &Scene) -> Result<BTreeMap<String, String>> {
+    let object = serde_json::to_value(scene.objects().get(NAME).await?)?;
+    let all = children(scene).await?.into_iter().chain([object]);
+    Ok(all
+        .map(|object| {
+            (
+                identity(&object),
+                object["metadata"]["resourceVersion"].to_string(),
+            )
+        })
+        .collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_steady_state_makes_no_writes() -> anyhow::Result<()> {
+    with_scene(tiers().with("spec.primary.gpu", json!({})), async |scene| {
+        report(scene, Tier::Primary, RELIEVED).await?;
+        sleep(Duration::from_secs(5)).await;
+        let (before, told) = (versions(scene).await?, scene.events().await?.len());
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(versions(scene).await?, before);
+        assert_eq!(scene.events().await?.len(), told);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_the_object_leaves_nothing() -> anyhow::Result<()> {
+    with_scene(
+        tiers().with("spec.primary.replicas", json!(2)),
+        async |scene| {
+            let kinds: Vec<_> = children(scene)
+                .await?
+                .iter()
+                .map(|child| child["kind"].to_string())
+                .collect();
+            for kind in [
+                "Deployment",
+                "Pod",
+                "Service",
+                "ServiceAccount",
+                "PodDisruptionBudget",
+                "Role",
+                "RoleBinding",
+            ] {
+                assert!(
+                    kinds.contains(&json!(kind).to_string()),
+                    "no {kind} among {kinds:?}"
+                );
+            }
+            scene
+                .objects()
+                .delete(NAME, &DeleteParams::default())
+                .await?;
+            wait::until("every child to be gone", PATIENCE, async || {
+                Ok(children(scene).await?.is_empty().then_some(()))
+            })
+            .await
+        },
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_the_fallback_removes_its_objects_and_sends_everything_to_the_primary()
+-> anyhow::Result<()> {
+    with_scene(tiers(), async |scene| {
+        scene.apply(&tiers().without("spec.fallback")).await?;
+        scene
+            .until_traffic("100/0", PATIENCE, |split| split.split == "100/0")
+            .await?;
+        let of_fallback = format!("{}-fallback", NAME);
+        wait::until("the fallback's objects to be gone", PATIENCE, async || {
+            let left = children(scene).await?;
+            Ok((!left
+                .iter()
+                .any(|child| child["metadata"]["name"] == of_fallback))
+            .then_some(()))
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_object_is_left_alone() -> anyhow::Result<()> {
+    with_scene(tiers().with("spec.paused", json!(false)), async |scene| {
+        let paused = tiers().with("spec.paused", json!(true));
+        scene.apply(&paused).await?;
+        scene
+            .until("reason Paused", |object| {
+                let conditions = object.status.iter().flat_map(|status| &status.conditions);
+                conditions
+                    .into_iter()
+                    .any(|condition| condition.reason == "Paused")
+            })
+            .await?;
+        scene
+            .apply(&paused.with("spec.primary.replicas", json!(2)))
+            .await?;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(scene.server_pods(Tier::Primary).await?.len(), 1);
+        scene
+            .apply(&tiers().with("spec.primary.replicas", json!(2)))
+            .await?;
+        scene.ready().await?;
+        assert_eq!(scene.server_pods(Tier::Primary).await?.len(), 2);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,17 @@
+//! The whole system on a real node, as its users meet it.
+//!
+//! Tests run beside each other, each in a namespace of its own. Those that stop or replace the operator hold
+//! [`system::alone`], so that no other test measures a time meanwhile.
+
+mod broken_model;
+mod failover;
+mod images;
+mod lifecycle;
+mod load;
+mod operator;
+mod quickstart;
+mod scene;
+mod shift;
+mod split;
+mod system;
+mod testserver;
