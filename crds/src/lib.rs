@@ -10,7 +10,10 @@
 //! (`cargo run -p zimage-crds > crds/yaml/zimagedeployments.yaml`) and never edited by hand.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-#![expect(unreachable_pub, reason = "KubeSchema derives a hidden public copy of each type inside a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema derives a hidden public copy of each type inside a function"
+)]
 
 mod condition;
 mod deployment;

@@ -1,6 +1,8 @@
 //! One tier: a model on one kind of machine.
 
-use k8s_openapi::api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
+};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,7 +145,11 @@ pub struct GpuSpec {
 
 impl Default for GpuSpec {
     fn default() -> Self {
-        Self { product: None, count: 1, resource_name: "nvidia.com/gpu".to_owned() }
+        Self {
+            product: None,
+            count: 1,
+            resource_name: "nvidia.com/gpu".to_owned(),
+        }
     }
 }
 
@@ -166,7 +172,12 @@ pub struct EngineSpec {
 
 impl Default for EngineSpec {
     fn default() -> Self {
-        Self { precision: Precision::Auto, max_batch_size: 1, max_queue_length: 16, drain_timeout_seconds: 120 }
+        Self {
+            precision: Precision::Auto,
+            max_batch_size: 1,
+            max_queue_length: 16,
+            drain_timeout_seconds: 120,
+        }
     }
 }
 

@@ -77,7 +77,10 @@ impl Default for ShiftSpec {
             trigger: ShiftTrigger::default(),
             utilization_percent: 98,
             window_seconds: 30,
-            weights: Weights { primary: 0, fallback: 100 },
+            weights: Weights {
+                primary: 0,
+                fallback: 100,
+            },
             return_below_percent: 80,
             return_after_seconds: 60,
             minimum_hold_seconds: 60,
@@ -102,7 +105,10 @@ impl Default for TrafficSpec {
     fn default() -> Self {
         Self {
             mode: TrafficMode::default(),
-            weights: Weights { primary: 90, fallback: 10 },
+            weights: Weights {
+                primary: 90,
+                fallback: 10,
+            },
             shift: ShiftSpec::default(),
         }
     }

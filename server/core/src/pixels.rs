@@ -24,7 +24,11 @@ impl Pixels {
     /// When `rgb` does not hold exactly three bytes for each pixel.
     pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self, PixelCountMismatch> {
         if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
-            return Err(PixelCountMismatch { width, height, actual: rgb.len() });
+            return Err(PixelCountMismatch {
+                width,
+                height,
+                actual: rgb.len(),
+            });
         }
         Ok(Self { width, height, rgb })
     }

@@ -30,8 +30,14 @@ impl Variant {
     /// Steps and guidance as the model's authors recommend them.
     pub const fn defaults(self) -> Defaults {
         match self {
-            Self::Turbo => Defaults { num_inference_steps: 8, guidance_scale: 0.0 },
-            Self::Base => Defaults { num_inference_steps: 50, guidance_scale: 5.0 },
+            Self::Turbo => Defaults {
+                num_inference_steps: 8,
+                guidance_scale: 0.0,
+            },
+            Self::Base => Defaults {
+                num_inference_steps: 50,
+                guidance_scale: 5.0,
+            },
         }
     }
 }
