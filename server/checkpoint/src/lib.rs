@@ -1,1 +1,22 @@
+//! A model's files without any tensor library: configurations, weights, tokenizer, and tiny models to test with.
+//!
+//! ```text
+//! model_index.json, */config.json ──┐
+//! *.safetensors, index             ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
+//! tokenizer/*                      ─┘               └─> encode(prompt): token ids
+//! Shape, seed ──> make_model ──> the same files
+//! ```
+//!
+//! Invariants: nothing here computes with weights; a malformed file is an error that names it, never a panic and never
+//! an allocation larger than the file.
 
+pub mod config;
+pub mod error;
+pub mod layout;
+pub mod make_model;
+pub mod shape;
+mod write;
+
+pub use error::CheckpointError;
+pub use make_model::make_model;
+pub use shape::Shape;
