@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use sample::Samples;
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -43,8 +44,8 @@ struct Watched {
     primary: Samples,
     fallback: Samples,
     memory: Memory,
-    /// What the status showed or was about to show.
-    published: Memory,
+    /// What the status shows or is about to show.
+    published: Option<Decision>,
 }
 
 /// What reconciliation knows about a deployment's traffic.
@@ -68,6 +69,14 @@ pub struct Decision {
     pub observation: Observation,
 }
 
+impl Decision {
+    /// Whether both lead to the same status: figures may differ, not whether there are any.
+    fn shows_the_same(&self, other: &Self) -> bool {
+        let load = |decision: &Self| mem::discriminant(&decision.observation.primary.load);
+        self.memory.agrees_with(&other.memory) && load(self) == load(other)
+    }
+}
+
 impl Observer {
     /// An observer of nothing.
     ///
@@ -79,7 +88,10 @@ impl Observer {
             .pool_idle_timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { client, watched: Mutex::new(HashMap::new()) })
+        Ok(Self {
+            client,
+            watched: Mutex::new(HashMap::new()),
+        })
     }
 
     /// The decision for a deployment, now. Its pods are read each second from here on.
@@ -98,7 +110,7 @@ impl Observer {
                 policy: situation.policy.clone(),
                 primary: Samples::default(),
                 fallback: Samples::default(),
-                published: memory.clone(),
+                published: None,
                 memory,
             }
         });
@@ -106,7 +118,7 @@ impl Observer {
         entry.primary.follow(situation.primary, now);
         entry.fallback.follow(situation.fallback, now);
         let decision = entry.decide(now);
-        entry.published = decision.memory.clone();
+        entry.published = Some(decision.clone());
         decision
     }
 
@@ -134,7 +146,11 @@ impl Observer {
     }
 
     async fn scrape(&self) {
-        let targets: Vec<_> = self.lock().iter().flat_map(|(name, entry)| entry.targets(name)).collect();
+        let targets: Vec<_> = self
+            .lock()
+            .iter()
+            .flat_map(|(name, entry)| entry.targets(name))
+            .collect();
         let mut answers = stream::iter(targets)
             .map(|(deployment, pod)| async move {
                 let text = self.fetch(&pod).await;
@@ -158,7 +174,13 @@ impl Observer {
 
     async fn fetch(&self, pod: &PodTarget) -> Result<String, reqwest::Error> {
         let url = format!("http://{}/metrics", pod.address);
-        let mut chunks = self.client.get(url).send().await?.error_for_status()?.bytes_stream();
+        let mut chunks = self
+            .client
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .bytes_stream();
         let mut body = Vec::new();
         while let Some(chunk) = chunks.next().await {
             body.extend_from_slice(&chunk?);
@@ -173,8 +195,12 @@ impl Observer {
         let mut watched = self.lock();
         let mut changed = Vec::new();
         for (deployment, entry) in watched.iter_mut() {
-            let memory = entry.decide(now).memory;
-            if !memory.agrees_with(&entry.published) {
+            let decision = entry.decide(now);
+            if !entry
+                .published
+                .as_ref()
+                .is_some_and(|published| decision.shows_the_same(published))
+            {
                 changed.push(deployment.clone());
             }
         }
@@ -194,7 +220,10 @@ impl Watched {
             fallback: self.fallback.observe(now),
         };
         self.memory = traffic::decide(&self.policy, &observation, &self.memory, now);
-        Decision { memory: self.memory.clone(), observation }
+        Decision {
+            memory: self.memory.clone(),
+            observation,
+        }
     }
 
     fn targets(&self, deployment: &DeploymentRef) -> Vec<(DeploymentRef, PodTarget)> {

@@ -25,9 +25,15 @@ use timers::Timers;
 use zimage_crds::{Reason, ShiftSpec, TrafficState, TrafficStatus, Weights, ZImageDeploymentSpec};
 
 /// All to the fallback.
-const FALLBACK_ONLY: Weights = Weights { primary: 0, fallback: 100 };
+const FALLBACK_ONLY: Weights = Weights {
+    primary: 0,
+    fallback: 100,
+};
 /// All to the primary.
-const PRIMARY_ONLY: Weights = Weights { primary: 100, fallback: 0 };
+const PRIMARY_ONLY: Weights = Weights {
+    primary: 100,
+    fallback: 0,
+};
 
 /// What the spec says about traffic.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +101,12 @@ impl Memory {
     /// The start: nothing was ever observed.
     pub fn new(policy: &Policy, now: Timestamp) -> Self {
         let weights = policy.weights(TrafficState::Normal, policy.normal);
-        Self { state: TrafficState::Normal, since: now, weights, timers: Timers::default() }
+        Self {
+            state: TrafficState::Normal,
+            since: now,
+            weights,
+            timers: Timers::default(),
+        }
     }
 
     /// What a restarted operator goes on with. Windows start anew: they rest on samples that were not seen.
@@ -164,14 +175,20 @@ pub fn decide(
     memory: &Memory,
     now: Timestamp,
 ) -> Memory {
-    let mut timers = memory.timers.update(&policy.shift, observation.primary.load, now);
+    let mut timers = memory
+        .timers
+        .update(&policy.shift, observation.primary.load, now);
     let state = next_state(policy, observation, memory, &timers, now);
     if memory.state == TrafficState::Shifted && state == TrafficState::Normal {
         timers.start_cool_down(now, seconds(policy.shift.cool_down_seconds));
     }
     Memory {
         state,
-        since: if state == memory.state { memory.since } else { now },
+        since: if state == memory.state {
+            memory.since
+        } else {
+            now
+        },
         weights: policy.weights(state, memory.weights),
         timers,
     }
@@ -192,9 +209,14 @@ fn next_state(
         (true, false) if policy.has_fallback => TrafficState::FallbackDown,
         (true, false) => TrafficState::Normal,
         (true, true) if memory.state == TrafficState::Shifted => {
-            let held = now.duration_since(memory.since) >= seconds(policy.shift.minimum_hold_seconds);
+            let held =
+                now.duration_since(memory.since) >= seconds(policy.shift.minimum_hold_seconds);
             let relieved = timers.relieved_for(now) >= seconds(policy.shift.return_after_seconds);
-            if held && relieved { TrafficState::Normal } else { TrafficState::Shifted }
+            if held && relieved {
+                TrafficState::Normal
+            } else {
+                TrafficState::Shifted
+            }
         }
         (true, true) => {
             let saturated = timers.saturated_for(now) >= seconds(policy.shift.window_seconds);

@@ -15,10 +15,14 @@ pub(super) struct Figures {
 /// Reads what a pod answered. Samples that are no finite number count as not there.
 pub(super) fn parse(text: &str) -> Figures {
     let values = |family: &'static str| {
-        text.lines().filter_map(move |line| value(line, family)).filter(|value| value.is_finite())
+        text.lines()
+            .filter_map(move |line| value(line, family))
+            .filter(|value| value.is_finite())
     };
     let (sum, count) = values("zimage_gpu_utilization_ratio")
-        .fold((0.0, 0_u32), |(sum, count), value| (sum + value.clamp(0.0, 1.0), count + 1));
+        .fold((0.0, 0_u32), |(sum, count), value| {
+            (sum + value.clamp(0.0, 1.0), count + 1)
+        });
     Figures {
         utilization: (count > 0).then(|| sum / f64::from(count)),
         // Saturating: a negative or huge gauge becomes the nearest count.
@@ -65,12 +69,24 @@ mod tests {
             zimage_gpu_utilization_ratio{gpu=\"1\"} 0.5 1700000000000\n\
             zimage_requests_waiting 7\n\
             zimage_requests_waiting_total 99\n# EOF\n";
-        assert_eq!(parse(text), Figures { utilization: Some(0.75), waiting: 7 });
+        assert_eq!(
+            parse(text),
+            Figures {
+                utilization: Some(0.75),
+                waiting: 7
+            }
+        );
     }
 
     #[test]
     fn a_pod_without_gpu_has_no_utilisation() {
-        assert_eq!(parse("zimage_requests_waiting 0\n"), Figures { utilization: None, waiting: 0 });
+        assert_eq!(
+            parse("zimage_requests_waiting 0\n"),
+            Figures {
+                utilization: None,
+                waiting: 0
+            }
+        );
     }
 
     #[test]

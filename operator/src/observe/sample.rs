@@ -37,7 +37,11 @@ impl Samples {
         self.0.retain(|sample| pods.contains(&sample.pod));
         for pod in pods {
             if !self.0.iter().any(|sample| sample.pod == pod) {
-                self.0.push(PodSample { pod, ready_since: now, last: None });
+                self.0.push(PodSample {
+                    pod,
+                    ready_since: now,
+                    last: None,
+                });
             }
         }
     }
@@ -55,7 +59,10 @@ impl Samples {
     /// What the tier's pods say together, now.
     pub(super) fn observe(&self, now: Timestamp) -> TierObservation {
         let ready_pods = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        TierObservation { ready_pods, load: self.load(now) }
+        TierObservation {
+            ready_pods,
+            load: self.load(now),
+        }
     }
 
     fn load(&self, now: Timestamp) -> Load {
@@ -71,13 +78,18 @@ impl Samples {
         if figures.is_empty() {
             return Load::Stale;
         }
-        let utilizations: Vec<f64> = figures.iter().filter_map(|value| value.utilization).collect();
+        let utilizations: Vec<f64> = figures
+            .iter()
+            .filter_map(|value| value.utilization)
+            .collect();
         if utilizations.is_empty() {
             return Load::NoGpu;
         }
         Load::Fresh {
             utilization: utilizations.iter().sum::<f64>() / utilizations.len() as f64,
-            waiting: figures.iter().fold(0, |sum, value| sum.saturating_add(value.waiting)),
+            waiting: figures
+                .iter()
+                .fold(0, |sum, value| sum.saturating_add(value.waiting)),
         }
     }
 }
@@ -93,11 +105,17 @@ mod tests {
     }
 
     fn pod(name: &str, host: u8) -> PodTarget {
-        PodTarget { name: name.to_owned(), address: SocketAddr::from(([10, 0, 0, host], 9090)) }
+        PodTarget {
+            name: name.to_owned(),
+            address: SocketAddr::from(([10, 0, 0, host], 9090)),
+        }
     }
 
     fn figures(utilization: f64, waiting: u64) -> Figures {
-        Figures { utilization: Some(utilization), waiting }
+        Figures {
+            utilization: Some(utilization),
+            waiting,
+        }
     }
 
     #[test]
@@ -106,8 +124,17 @@ mod tests {
         samples.follow(vec![pod("a", 1), pod("b", 2)], START);
         samples.record(&pod("a", 1), figures(1.0, 3), START);
         samples.record(&pod("b", 2), figures(0.5, 1), START);
-        let load = Load::Fresh { utilization: 0.75, waiting: 4 };
-        assert_eq!(samples.observe(START), TierObservation { ready_pods: 2, load });
+        let load = Load::Fresh {
+            utilization: 0.75,
+            waiting: 4,
+        };
+        assert_eq!(
+            samples.observe(START),
+            TierObservation {
+                ready_pods: 2,
+                load
+            }
+        );
     }
 
     #[test]
@@ -126,7 +153,13 @@ mod tests {
         samples.follow(vec![pod("a", 1)], START);
         samples.record(&pod("a", 1), figures(1.0, 0), after(9));
         samples.follow(vec![pod("a", 1), pod("b", 2)], after(9));
-        assert_eq!(samples.observe(after(10)).load, Load::Fresh { utilization: 1.0, waiting: 0 });
+        assert_eq!(
+            samples.observe(after(10)).load,
+            Load::Fresh {
+                utilization: 1.0,
+                waiting: 0
+            }
+        );
         samples.record(&pod("a", 1), figures(1.0, 0), after(15));
         assert_eq!(samples.observe(after(15)).load, Load::Stale);
     }
@@ -137,14 +170,27 @@ mod tests {
         samples.follow(vec![pod("a", 1)], START);
         samples.record(&pod("a", 1), figures(1.0, 0), START);
         samples.follow(vec![pod("a", 2)], START);
-        assert_eq!(samples.observe(START), TierObservation { ready_pods: 1, load: Load::Stale });
+        assert_eq!(
+            samples.observe(START),
+            TierObservation {
+                ready_pods: 1,
+                load: Load::Stale
+            }
+        );
     }
 
     #[test]
     fn pods_without_gpu_have_no_figure() {
         let mut samples = Samples::default();
         samples.follow(vec![pod("a", 1)], START);
-        samples.record(&pod("a", 1), Figures { utilization: None, waiting: 2 }, START);
+        samples.record(
+            &pod("a", 1),
+            Figures {
+                utilization: None,
+                waiting: 2,
+            },
+            START,
+        );
         assert_eq!(samples.observe(START).load, Load::NoGpu);
     }
 }

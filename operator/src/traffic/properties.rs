@@ -27,8 +27,17 @@ fn courses() -> impl Strategy<Value = Vec<(Observation, u8)>> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     (1..40_i32, 1..40_i32, 0..60_i32, 0..60_i32, any::<bool>()).prop_map(
-        |(window_seconds, return_after_seconds, minimum_hold_seconds, cool_down_seconds, has_fallback)| Policy {
-            normal: Weights { primary: 90, fallback: 10 },
+        |(
+            window_seconds,
+            return_after_seconds,
+            minimum_hold_seconds,
+            cool_down_seconds,
+            has_fallback,
+        )| Policy {
+            normal: Weights {
+                primary: 90,
+                fallback: 10,
+            },
             shift: ShiftSpec {
                 window_seconds,
                 return_after_seconds,
@@ -68,20 +77,39 @@ fn check(
     let primary_ready = observation.primary.ready_pods > 0;
     let fallback_ready = policy.has_fallback && observation.fallback.ready_pods > 0;
     let weights = after.weights();
-    prop_assert!(weights.primary + weights.fallback > 0, "some tier is always asked");
+    prop_assert!(
+        weights.primary + weights.fallback > 0,
+        "some tier is always asked"
+    );
     if primary_ready || fallback_ready {
-        prop_assert!(weights.primary == 0 || primary_ready, "weight only where a pod is ready");
-        prop_assert!(weights.fallback == 0 || fallback_ready, "weight only where a pod is ready");
+        prop_assert!(
+            weights.primary == 0 || primary_ready,
+            "weight only where a pod is ready"
+        );
+        prop_assert!(
+            weights.fallback == 0 || fallback_ready,
+            "weight only where a pod is ready"
+        );
     }
     if observation.primary.load == Load::Stale && primary_ready && fallback_ready {
         let was_ready = matches!(before.state(), TrafficState::Normal | TrafficState::Shifted);
-        prop_assert!(!was_ready || after.weights() == before.weights(), "stale samples move nothing");
+        prop_assert!(
+            !was_ready || after.weights() == before.weights(),
+            "stale samples move nothing"
+        );
     }
-    let shifts_back = before.state() == TrafficState::Shifted && after.state() == TrafficState::Normal;
+    let shifts_back =
+        before.state() == TrafficState::Shifted && after.state() == TrafficState::Normal;
     if shifts_back && policy.has_fallback {
         let held = now.duration_since(before.since());
-        prop_assert!(held >= seconds(policy.shift.minimum_hold_seconds), "a shift is held");
+        prop_assert!(
+            held >= seconds(policy.shift.minimum_hold_seconds),
+            "a shift is held"
+        );
     }
-    prop_assert_eq!(after.since() == before.since(), after.state() == before.state() || now == before.since());
+    prop_assert_eq!(
+        after.since() == before.since(),
+        after.state() == before.state() || now == before.since()
+    );
     Ok(())
 }

@@ -1,9 +1,22 @@
 use super::*;
+use zimage_crds::ShiftTrigger;
 
-const BUSY: Load = Load::Fresh { utilization: 0.99, waiting: 3 };
-const BUSY_WITHOUT_QUEUE: Load = Load::Fresh { utilization: 0.99, waiting: 0 };
-const IDLE: Load = Load::Fresh { utilization: 0.05, waiting: 0 };
-const BETWEEN: Load = Load::Fresh { utilization: 0.9, waiting: 0 };
+const BUSY: Load = Load::Fresh {
+    utilization: 0.99,
+    waiting: 3,
+};
+const BUSY_WITHOUT_QUEUE: Load = Load::Fresh {
+    utilization: 0.99,
+    waiting: 0,
+};
+const IDLE: Load = Load::Fresh {
+    utilization: 0.05,
+    waiting: 0,
+};
+const BETWEEN: Load = Load::Fresh {
+    utilization: 0.9,
+    waiting: 0,
+};
 
 /// A deployment whose tiers have two ready pods each, watched second by second.
 struct Watched {
@@ -19,12 +32,30 @@ impl Watched {
     }
 
     fn with(shift: ShiftSpec) -> Self {
-        let normal = Weights { primary: 90, fallback: 10 };
-        let policy = Policy { normal, shift, has_fallback: true };
+        let normal = Weights {
+            primary: 90,
+            fallback: 10,
+        };
+        let policy = Policy {
+            normal,
+            shift,
+            has_fallback: true,
+        };
         let now = Timestamp::from_second(1_700_000_000).unwrap();
-        let ready = TierObservation { ready_pods: 2, load: IDLE };
+        let ready = TierObservation {
+            ready_pods: 2,
+            load: IDLE,
+        };
         let memory = Memory::new(&policy, now);
-        Self { policy, observation: Observation { primary: ready, fallback: ready }, memory, now }
+        Self {
+            policy,
+            observation: Observation {
+                primary: ready,
+                fallback: ready,
+            },
+            memory,
+            now,
+        }
     }
 
     /// Lets `count` seconds pass under `load`, one sample a second, the first one now.
@@ -60,7 +91,9 @@ impl Watched {
     }
 
     fn shifted() -> Self {
-        Self::new().seconds(31, BUSY).expect(TrafficState::Shifted, 0, 100)
+        Self::new()
+            .seconds(31, BUSY)
+            .expect(TrafficState::Shifted, 0, 100)
     }
 }
 
@@ -76,7 +109,13 @@ fn saturation_shifts_after_the_whole_window_and_not_before() {
 #[test]
 fn the_limit_itself_is_not_above_the_limit() {
     Watched::new()
-        .seconds(60, Load::Fresh { utilization: 0.98, waiting: 9 })
+        .seconds(
+            60,
+            Load::Fresh {
+                utilization: 0.98,
+                waiting: 9,
+            },
+        )
         .expect(TrafficState::Normal, 90, 10);
 }
 
@@ -93,9 +132,16 @@ fn one_calm_sample_starts_the_window_anew() {
 
 #[test]
 fn utilisation_without_a_queue_shifts_only_when_the_trigger_says_so() {
-    Watched::new().seconds(300, BUSY_WITHOUT_QUEUE).expect(TrafficState::Normal, 90, 10);
-    let shift = ShiftSpec { trigger: ShiftTrigger::Utilization, ..ShiftSpec::default() };
-    Watched::with(shift).seconds(31, BUSY_WITHOUT_QUEUE).expect(TrafficState::Shifted, 0, 100);
+    Watched::new()
+        .seconds(300, BUSY_WITHOUT_QUEUE)
+        .expect(TrafficState::Normal, 90, 10);
+    let shift = ShiftSpec {
+        trigger: ShiftTrigger::Utilization,
+        ..ShiftSpec::default()
+    };
+    Watched::with(shift)
+        .seconds(31, BUSY_WITHOUT_QUEUE)
+        .expect(TrafficState::Shifted, 0, 100);
 }
 
 #[test]
@@ -106,7 +152,9 @@ fn stale_samples_move_nothing_and_break_the_window() {
         .expect(TrafficState::Normal, 90, 10)
         .seconds(30, BUSY)
         .expect(TrafficState::Normal, 90, 10);
-    Watched::shifted().seconds(600, Load::Stale).expect(TrafficState::Shifted, 0, 100);
+    Watched::shifted()
+        .seconds(600, Load::Stale)
+        .expect(TrafficState::Shifted, 0, 100);
 }
 
 #[test]
@@ -135,7 +183,9 @@ fn the_minimum_hold_outlasts_a_shorter_relief() {
 
 #[test]
 fn a_load_between_the_two_limits_keeps_the_shift() {
-    Watched::shifted().seconds(600, BETWEEN).expect(TrafficState::Shifted, 0, 100);
+    Watched::shifted()
+        .seconds(600, BETWEEN)
+        .expect(TrafficState::Shifted, 0, 100);
 }
 
 #[test]
@@ -162,8 +212,12 @@ fn a_tier_without_ready_pods_loses_its_weight_at_once_and_gets_it_back_at_once()
 
 #[test]
 fn without_any_ready_pod_the_last_weights_stay() {
-    Watched::new().ready(0, 0).expect(TrafficState::BothDown, 90, 10);
-    Watched::shifted().ready(0, 0).expect(TrafficState::BothDown, 0, 100);
+    Watched::new()
+        .ready(0, 0)
+        .expect(TrafficState::BothDown, 90, 10);
+    Watched::shifted()
+        .ready(0, 0)
+        .expect(TrafficState::BothDown, 0, 100);
 }
 
 #[test]
@@ -190,14 +244,21 @@ fn without_a_fallback_everything_goes_to_the_primary() {
 #[test]
 fn an_edit_of_the_weights_counts_at_once() {
     let mut watched = Watched::new();
-    watched.policy.normal = Weights { primary: 50, fallback: 50 };
+    watched.policy.normal = Weights {
+        primary: 50,
+        fallback: 50,
+    };
     watched.decide().expect(TrafficState::Normal, 50, 50);
 }
 
 #[test]
 fn a_tier_without_gpu_never_shifts_and_does_not_stay_shifted() {
-    Watched::new().seconds(300, Load::NoGpu).expect(TrafficState::Normal, 90, 10);
-    Watched::shifted().seconds(61, Load::NoGpu).expect(TrafficState::Normal, 90, 10);
+    Watched::new()
+        .seconds(300, Load::NoGpu)
+        .expect(TrafficState::Normal, 90, 10);
+    Watched::shifted()
+        .seconds(61, Load::NoGpu)
+        .expect(TrafficState::Normal, 90, 10);
 }
 
 #[test]
@@ -213,7 +274,9 @@ fn a_restarted_operator_keeps_the_shift_and_its_beginning() {
     let mut after = before;
     let since = after.memory.since();
     after.memory = Memory::from_status(&status);
-    let after = after.seconds(30, BUSY).expect(TrafficState::Shifted, 0, 100);
+    let after = after
+        .seconds(30, BUSY)
+        .expect(TrafficState::Shifted, 0, 100);
     assert_eq!(after.memory.since(), since);
     assert!(after.memory.agrees_with(&Memory::from_status(&status)));
 }

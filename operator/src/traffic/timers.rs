@@ -40,12 +40,17 @@ impl Timers {
 
 /// Time since the beginning; negative when there is none, so that a window of any length is unfulfilled.
 fn elapsed(since: Option<Timestamp>, now: Timestamp) -> SignedDuration {
-    since.map_or(SignedDuration::from_secs(-1), |since| now.duration_since(since))
+    since.map_or(SignedDuration::from_secs(-1), |since| {
+        now.duration_since(since)
+    })
 }
 
 fn is_saturated(shift: &ShiftSpec, load: Load) -> bool {
     match load {
-        Load::Fresh { utilization, waiting } => {
+        Load::Fresh {
+            utilization,
+            waiting,
+        } => {
             let queue = match shift.trigger {
                 ShiftTrigger::UtilizationAndQueue => waiting > 0,
                 ShiftTrigger::Utilization => true,
@@ -58,9 +63,10 @@ fn is_saturated(shift: &ShiftSpec, load: Load) -> bool {
 
 fn is_relieved(shift: &ShiftSpec, load: Load) -> bool {
     match load {
-        Load::Fresh { utilization, waiting } => {
-            waiting == 0 && utilization < ratio(shift.return_below_percent)
-        }
+        Load::Fresh {
+            utilization,
+            waiting,
+        } => waiting == 0 && utilization < ratio(shift.return_below_percent),
         // A tier that lost its GPUs to an edit of the spec must not stay shifted for ever.
         Load::NoGpu => true,
         Load::Stale => false,

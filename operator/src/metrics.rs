@@ -1,0 +1,226 @@
+//! The operator's own figures, `zimage_operator_*`.
+
+use crate::observe::Decision;
+use crate::traffic::{Load, TierObservation};
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
+
+type Ratio = Gauge<f64, AtomicU64>;
+
+/// All figures and the registry that shows them.
+pub struct Metrics {
+    registry: Registry,
+    reconcile_duration: Histogram,
+    reconcile_failures: Counter,
+    leader: Gauge,
+    tier_weight: Family<TierLabels, Gauge>,
+    tier_ready_pods: Family<TierLabels, Gauge>,
+    tier_utilization: Family<TierLabels, Ratio>,
+    tier_waiting: Family<TierLabels, Gauge>,
+    shifts: Family<ShiftLabels, Counter>,
+    shown: Mutex<HashSet<TierLabels>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabels {
+    namespace: String,
+    name: String,
+    tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShiftLabels {
+    namespace: String,
+    name: String,
+    state: String,
+    reason: String,
+}
+
+impl Metrics {
+    /// Every figure, registered.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("zimage_operator");
+        let metrics = Self {
+            reconcile_duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            reconcile_failures: Counter::default(),
+            leader: Gauge::default(),
+            tier_weight: Family::default(),
+            tier_ready_pods: Family::default(),
+            tier_utilization: Family::default(),
+            tier_waiting: Family::default(),
+            shifts: Family::default(),
+            shown: Mutex::default(),
+            registry: Registry::default(),
+        };
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time that a reconciliation took",
+            Unit::Seconds,
+            metrics.reconcile_duration.clone(),
+        );
+        registry.register(
+            "reconcile_failures",
+            "Reconciliations that failed",
+            metrics.reconcile_failures.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 while this process acts, 0 while it waits",
+            metrics.leader.clone(),
+        );
+        registry.register(
+            "tier_weight",
+            "Weight in force",
+            metrics.tier_weight.clone(),
+        );
+        registry.register(
+            "tier_ready_pods",
+            "Pods that are ready",
+            metrics.tier_ready_pods.clone(),
+        );
+        registry.register(
+            "tier_gpu_utilization_ratio",
+            "Mean GPU utilisation of the ready pods; absent without fresh figures",
+            metrics.tier_utilization.clone(),
+        );
+        registry.register(
+            "tier_requests_waiting",
+            "Requests that wait in the ready pods; absent without fresh figures",
+            metrics.tier_waiting.clone(),
+        );
+        registry.register(
+            "shifts",
+            "Changes of the traffic's state, by the new state",
+            metrics.shifts.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// The figures in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Never in practice: the text is written into memory.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Says whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    pub(crate) fn reconciled(&self, took: Duration) {
+        self.reconcile_duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn failed(&self) {
+        self.reconcile_failures.inc();
+    }
+
+    pub(crate) fn decided(&self, owner: &ZImageDeployment, decision: &Decision) {
+        let weights = decision.memory.weights();
+        let observation = &decision.observation;
+        for (tier, weight, seen) in [
+            (Tier::Primary, weights.primary, &observation.primary),
+            (Tier::Fallback, weights.fallback, &observation.fallback),
+        ] {
+            let labels = labels(owner, tier);
+            self.tier_weight
+                .get_or_create(&labels)
+                .set(i64::from(weight));
+            self.show(&labels, seen);
+            self.shown
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(labels);
+        }
+    }
+
+    fn show(&self, labels: &TierLabels, seen: &TierObservation) {
+        self.tier_ready_pods
+            .get_or_create(labels)
+            .set(i64::from(seen.ready_pods));
+        match seen.load {
+            Load::Fresh {
+                utilization,
+                waiting,
+            } => {
+                self.tier_utilization.get_or_create(labels).set(utilization);
+                self.tier_waiting
+                    .get_or_create(labels)
+                    .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            }
+            Load::Stale | Load::NoGpu => {
+                self.tier_utilization.remove(labels);
+                self.tier_waiting.remove(labels);
+            }
+        }
+    }
+
+    pub(crate) fn shifted(
+        &self,
+        owner: &ZImageDeployment,
+        before: &ZImageDeploymentStatus,
+        after: &ZImageDeploymentStatus,
+    ) {
+        let state = |status: &ZImageDeploymentStatus| status.traffic.as_ref().map(|it| it.state);
+        let Some(traffic) = &after.traffic else {
+            return;
+        };
+        if state(before).is_some_and(|before| before != traffic.state) {
+            let labels = ShiftLabels {
+                namespace: owner.namespace().unwrap_or_default(),
+                name: owner.name_any(),
+                state: format!("{:?}", traffic.state),
+                reason: traffic.reason.clone(),
+            };
+            self.shifts.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Takes out the figures of deployments that are gone.
+    pub(crate) fn forget(&self, exists: impl Fn(&ObjectRef<ZImageDeployment>) -> bool) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.retain(|labels| {
+            let stays = exists(&ObjectRef::new(&labels.name).within(&labels.namespace));
+            if !stays {
+                self.tier_weight.remove(labels);
+                self.tier_ready_pods.remove(labels);
+                self.tier_utilization.remove(labels);
+                self.tier_waiting.remove(labels);
+            }
+            stays
+        });
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn labels(owner: &ZImageDeployment, tier: Tier) -> TierLabels {
+    TierLabels {
+        namespace: owner.namespace().unwrap_or_default(),
+        name: owner.name_any(),
+        tier: tier.as_str(),
+    }
+}

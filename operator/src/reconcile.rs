@@ -1,0 +1,213 @@
+//! One reconciliation: what exists, what is wanted, the difference applied, and what there is to say about it.
+
+mod apply;
+pub mod build;
+pub mod dereference;
+mod events;
+mod status;
+mod validate;
+
+use crate::args::DefaultImages;
+use crate::metrics::Metrics;
+use crate::observe::{Decision, Observer, PodTarget, Situation, TierTargets};
+use crate::traffic::Policy;
+use build::Part;
+use dereference::{Caches, Existing};
+use jiff::Timestamp;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
+
+/// Port of the servers' metrics.
+const METRICS_PORT: u16 = 9090;
+
+/// What reconciliation works with.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Children and pods.
+    pub caches: Caches,
+    /// The traffic decisions.
+    pub observer: Arc<Observer>,
+    /// Images of parts whose spec names none.
+    pub images: DefaultImages,
+    /// Events.
+    pub recorder: Recorder,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// The last status written for each deployment: the cache of deployments may be behind it.
+    pub written: Mutex<HashMap<ObjectRef<ZImageDeployment>, ZImageDeploymentStatus>>,
+}
+
+/// Why a reconciliation failed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server cannot be asked, or refuses.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// A child cannot be written as JSON.
+    #[error("failed to write a child as JSON: {0}")]
+    Serialize(#[from] serde_json::Error),
+}
+
+/// Brings the children of one deployment to what its spec asks for, and its status to what they are.
+///
+/// # Errors
+/// When the API server refuses; what was applied so far stays.
+pub async fn reconcile(
+    owner: Arc<ZImageDeployment>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let begun = std::time::Instant::now();
+    let outcome = reconcile_one(&owner, &context).await;
+    context.metrics.reconciled(begun.elapsed());
+    outcome.map(|()| Action::await_change())
+}
+
+async fn reconcile_one(owner: &ZImageDeployment, context: &Context) -> Result<(), ReconcileError> {
+    if owner.meta().deletion_timestamp.is_some() {
+        // Owner references let the garbage collector take the children.
+        return Ok(());
+    }
+    let now = whole_seconds(Timestamp::now());
+    let before = context.last_status(owner);
+    let after = if owner.spec.paused {
+        status::of_paused(owner, &before, now)
+    } else {
+        let existing = context.caches.existing(owner);
+        let outcome = context.apply(owner, &existing).await?;
+        // A fault of the spec leaves the pods alone, not the traffic: it still follows their readiness.
+        let decision = context.decide(owner, &existing, &before);
+        context.metrics.decided(owner, &decision);
+        let seen = status::Seen::new(owner, &outcome.children, &existing, &decision);
+        status::of(owner, &seen, outcome.fault.as_deref(), &before, now)
+    };
+    context.update_status(owner, &before, after).await
+}
+
+/// The children after an attempt to apply the spec.
+struct Outcome {
+    children: Vec<Arc<DynamicObject>>,
+    /// Why the spec was not, or not wholly, applied.
+    fault: Option<String>,
+}
+
+impl Context {
+    fn last_status(&self, owner: &ZImageDeployment) -> ZImageDeploymentStatus {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = written
+            .get(&ObjectRef::from_obj(owner))
+            .or(owner.status.as_ref());
+        last.cloned().unwrap_or_default()
+    }
+
+    async fn apply(
+        &self,
+        owner: &ZImageDeployment,
+        existing: &Existing,
+    ) -> Result<Outcome, ReconcileError> {
+        let refused = |fault| Outcome {
+            children: existing.children.clone(),
+            fault: Some(fault),
+        };
+        if let Err(fault) = validate::validate(&owner.spec) {
+            return Ok(refused(fault));
+        }
+        let wanted = build::children(owner, existing.images(owner, &self.images))?;
+        match apply::apply(&self.client, wanted, existing).await {
+            Ok(children) => {
+                apply::prune(&self.client, &children, existing).await?;
+                Ok(Outcome {
+                    children,
+                    fault: None,
+                })
+            }
+            Err(kube::Error::Api(refusal)) if refusal.code == 422 => Ok(refused(format!(
+                "the API server refuses what the spec asks for: {}",
+                refusal.message
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn decide(
+        &self,
+        owner: &ZImageDeployment,
+        existing: &Existing,
+        before: &ZImageDeploymentStatus,
+    ) -> Decision {
+        let situation = Situation {
+            policy: Policy::from(&owner.spec),
+            primary: targets(owner, existing, Tier::Primary),
+            fallback: targets(owner, existing, Tier::Fallback),
+            status: before.traffic.as_ref(),
+        };
+        self.observer
+            .decide(&ObjectRef::from_obj(owner), situation, Timestamp::now())
+    }
+
+    async fn update_status(
+        &self,
+        owner: &ZImageDeployment,
+        before: &ZImageDeploymentStatus,
+        after: ZImageDeploymentStatus,
+    ) -> Result<(), ReconcileError> {
+        if *before == after && owner.status.as_ref() == Some(&after) {
+            return Ok(());
+        }
+        let api: Api<ZImageDeployment> =
+            Api::namespaced(self.client.clone(), &owner.namespace().unwrap_or_default());
+        let patch = json!({
+            "apiVersion": ZImageDeployment::api_version(&()),
+            "kind": ZImageDeployment::kind(&()),
+            "status": after,
+        });
+        let parameters = PatchParams::apply(apply::FIELD_MANAGER).force();
+        api.patch_status(&owner.name_any(), &parameters, &Patch::Apply(patch))
+            .await?;
+        self.metrics.shifted(owner, before, &after);
+        for event in events::between(before, &after) {
+            // A lost event is no reason to reconcile again.
+            if let Err(error) = self.recorder.publish(&event, &owner.object_ref(&())).await {
+                tracing::warn!(%error, reason = event.reason, "failed to publish an event");
+            }
+        }
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.insert(ObjectRef::from_obj(owner), after);
+        Ok(())
+    }
+
+    /// Forgets deployments that are gone.
+    pub fn forget(&self, exists: impl Fn(&ObjectRef<ZImageDeployment>) -> bool) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|deployment, _| exists(deployment));
+        self.metrics.forget(exists);
+    }
+}
+
+/// The ready pods of a tier and where they tell their load.
+fn targets(owner: &ZImageDeployment, existing: &Existing, tier: Tier) -> TierTargets {
+    let pods = existing.pods_of(owner, Part::Server(tier)).into_iter();
+    let target = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some(PodTarget {
+            name: pod.name_any(),
+            address: SocketAddr::new(address, METRICS_PORT),
+        })
+    };
+    pods.filter(|pod| status::is_ready(pod))
+        .filter_map(target)
+        .collect()
+}
+
+/// Times in the API have whole seconds; a finer one would differ from what is read back.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}

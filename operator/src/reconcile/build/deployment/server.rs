@@ -1,0 +1,142 @@
+//! The server pods of a tier.
+
+use super::{
+    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, pod_spec,
+};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, PodSpec, ResourceRequirements,
+    Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use zimage_crds::{Device, GpuSpec, Precision, Tier, TierSpec, ZImageDeployment};
+
+/// Where the claim with the checkpoint is mounted.
+const MODELS: &str = "/models";
+/// Node label that NVIDIA's GPU feature discovery sets.
+const GPU_PRODUCT: &str = "nvidia.com/gpu.product";
+
+/// The Deployment of a tier.
+pub(in super::super) fn server(
+    owner: &ZImageDeployment,
+    tier: Tier,
+    spec: &TierSpec,
+    image: String,
+) -> Deployment {
+    let part = Part::Server(tier);
+    let mut container = container("server", image, arguments(owner, tier, spec), 8000);
+    container.resources = resources(spec);
+    container.env = (!spec.env.is_empty()).then(|| spec.env.clone());
+    container.volume_mounts = Some(vec![
+        VolumeMount {
+            name: "models".to_owned(),
+            mount_path: MODELS.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        },
+        VolumeMount {
+            name: "tmp".to_owned(),
+            mount_path: "/tmp".to_owned(),
+            ..VolumeMount::default()
+        },
+    ]);
+    let mut pod = pod_spec(owner, part, &spec.scheduling, container);
+    if let Some(gpu) = spec.gpu.as_ref().filter(|_| spec.uses_gpu()) {
+        place_on_gpu(&mut pod, gpu);
+    }
+    pod.automount_service_account_token = Some(false);
+    pod.volumes = Some(vec![models(spec), tmp()]);
+    pod.termination_grace_period_seconds = Some(
+        i64::from(spec.engine.drain_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS,
+    );
+    deployment(owner, part, spec.replicas, Rollout::InPlace, pod)
+}
+
+fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<String> {
+    let model = match &spec.model.source.persistent_volume_claim.path {
+        Some(path) => format!("{MODELS}/{path}"),
+        None => MODELS.to_owned(),
+    };
+    let device = match spec.device {
+        Device::Cpu => "cpu",
+        Device::Auto | Device::Cuda if spec.uses_gpu() => "cuda",
+        Device::Auto | Device::Cuda => "cpu",
+    };
+    let precision = match spec.engine.precision {
+        Precision::Auto => "auto",
+        Precision::Float32 => "float32",
+        Precision::Bfloat16 => "bfloat16",
+    };
+    let flags = [
+        ("model", model),
+        ("model-name", spec.model.variant.model_name().to_owned()),
+        ("alias", owner.name_any()),
+        ("tier", tier.as_str().to_owned()),
+        ("listen", "0.0.0.0:8000".to_owned()),
+        ("metrics-listen", "0.0.0.0:9090".to_owned()),
+        ("device", device.to_owned()),
+        ("precision", precision.to_owned()),
+        ("max-batch-size", spec.engine.max_batch_size.to_string()),
+        ("max-queue-length", spec.engine.max_queue_length.to_string()),
+        (
+            "drain-timeout-seconds",
+            spec.engine.drain_timeout_seconds.to_string(),
+        ),
+    ];
+    let flags = flags
+        .into_iter()
+        .map(|(flag, value)| format!("--{flag}={value}"));
+    std::iter::once("serve".to_owned()).chain(flags).collect()
+}
+
+fn resources(spec: &TierSpec) -> Option<ResourceRequirements> {
+    let mut resources = spec.resources.clone();
+    if let Some(gpu) = spec.gpu.as_ref().filter(|_| spec.uses_gpu()) {
+        // An extended resource cannot be overcommitted: its limit is its request.
+        resources
+            .get_or_insert_default()
+            .limits
+            .get_or_insert_default()
+            .insert(gpu.resource_name.clone(), Quantity(gpu.count.to_string()));
+    }
+    resources
+}
+
+fn place_on_gpu(pod: &mut PodSpec, gpu: &GpuSpec) {
+    if let Some(product) = &gpu.product {
+        pod.node_selector
+            .get_or_insert_default()
+            .insert(GPU_PRODUCT.to_owned(), product.clone());
+    }
+    // Clouds keep other pods off their GPU nodes by a taint of the resource's name.
+    pod.tolerations.get_or_insert_default().push(Toleration {
+        key: Some(gpu.resource_name.clone()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoSchedule".to_owned()),
+        ..Toleration::default()
+    });
+}
+
+fn models(spec: &TierSpec) -> Volume {
+    Volume {
+        name: "models".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: spec.model.source.persistent_volume_claim.claim_name.clone(),
+            read_only: Some(true),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// The root file system is read-only; compiled kernels and tuning results go here.
+fn tmp() -> Volume {
+    Volume {
+        name: "tmp".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: Some(Quantity("1Gi".to_owned())),
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}

@@ -1,0 +1,25 @@
+//! Who has the gateway's rights.
+
+use super::part::Part;
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
+use kube::ResourceExt;
+use zimage_crds::ZImageDeployment;
+
+/// The gateway's role for the gateway's account.
+pub(super) fn gateway(owner: &ZImageDeployment) -> RoleBinding {
+    let name = Part::Gateway.name(owner);
+    RoleBinding {
+        metadata: Part::Gateway.metadata(owner),
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: name.clone(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name,
+            namespace: owner.namespace(),
+            ..Subject::default()
+        }]),
+    }
+}

@@ -1,0 +1,135 @@
+//! Which events a change of status is worth. Pure.
+
+use kube::runtime::events::{Event, EventType};
+use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
+
+/// Reasons that need somebody's attention.
+const WARNINGS: [Reason; 15] = [
+    Reason::InvalidSpec,
+    Reason::InsufficientGpu,
+    Reason::Unschedulable,
+    Reason::PodCreationFailed,
+    Reason::ImagePullFailed,
+    Reason::ModelInvalid,
+    Reason::CrashLooping,
+    Reason::VolumeUnavailable,
+    Reason::NoReadyPods,
+    Reason::Saturated,
+    Reason::PrimaryUnavailable,
+    Reason::FallbackUnavailable,
+    Reason::BothUnavailable,
+    Reason::Stale,
+    Reason::NoGpu,
+];
+/// Conditions whose change is told. `Ready` repeats what one of these says, and figures that come and go are no event.
+const TOLD: [ConditionType; 4] = [
+    ConditionType::Accepted,
+    ConditionType::PrimaryReady,
+    ConditionType::FallbackReady,
+    ConditionType::TrafficReady,
+];
+
+/// The events between two statuses: a condition with another status or reason, and another state of the traffic.
+pub(super) fn between(
+    before: &ZImageDeploymentStatus,
+    after: &ZImageDeploymentStatus,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    for condition in &after.conditions {
+        let told = TOLD.iter().any(|kind| kind.as_str() == condition.type_);
+        let same = before.conditions.iter().any(|other| {
+            other.type_ == condition.type_
+                && other.status == condition.status
+                && other.reason == condition.reason
+        });
+        if told && !same {
+            events.push(event(
+                &condition.reason,
+                "Reconcile",
+                &condition.type_,
+                &condition.message,
+            ));
+        }
+    }
+    events.extend(traffic(before, after));
+    events
+}
+
+fn traffic(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> Option<Event> {
+    let state =
+        |status: &ZImageDeploymentStatus| status.traffic.as_ref().map(|traffic| traffic.state);
+    let (was, is) = (state(before), state(after)?);
+    // A deployment begins without any ready pod; its conditions tell that already.
+    if was == Some(is)
+        || (was.is_none() && matches!(is, TrafficState::BothDown | TrafficState::Normal))
+    {
+        return None;
+    }
+    let traffic = after.traffic.as_ref()?;
+    let shifted = after
+        .conditions
+        .iter()
+        .find(|it| it.type_ == ConditionType::Shifted.as_str())?;
+    Some(event(&traffic.reason, "Shift", "Traffic", &shifted.message))
+}
+
+fn event(reason: &str, action: &str, subject: &str, message: &str) -> Event {
+    let warning = WARNINGS.iter().any(|warning| warning.as_str() == reason);
+    Event {
+        type_: if warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: reason.to_owned(),
+        note: Some(format!("{subject}: {message}").chars().take(1000).collect()),
+        action: action.to_owned(),
+        secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn status(primary: (&str, &str), state: &str) -> ZImageDeploymentStatus {
+        let condition = |kind: &str, status: &str, reason: &str| -> Value {
+            json!({"type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        serde_json::from_value(json!({
+            "conditions": [condition("PrimaryReady", primary.0, primary.1), condition("Shifted", "True", "Saturated")],
+            "traffic": {"weights": {"primary": 0, "fallback": 100}, "split": "0/100", "state": state,
+                "reason": "Saturated", "since": "2026-01-01T00:00:00Z"},
+        }))
+        .unwrap()
+    }
+
+    fn reasons(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> Vec<String> {
+        between(before, after)
+            .into_iter()
+            .map(|event| event.reason)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_new_is_no_event() {
+        let same = status(("True", "Available"), "Normal");
+        assert!(reasons(&same, &same).is_empty());
+    }
+
+    #[test]
+    fn another_reason_of_a_condition_and_another_state_of_the_traffic_are_told() {
+        let before = status(("True", "Available"), "Normal");
+        let after = status(("False", "ModelInvalid"), "Shifted");
+        assert_eq!(reasons(&before, &after), ["ModelInvalid", "Saturated"]);
+    }
+
+    #[test]
+    fn a_new_deployment_is_told_once_and_without_alarm_about_its_traffic() {
+        let after = status(("False", "Progressing"), "BothDown");
+        let events = between(&ZImageDeploymentStatus::default(), &after);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].type_, EventType::Normal);
+    }
+}

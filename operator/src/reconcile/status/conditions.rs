@@ -1,0 +1,207 @@
+//! The conditions of a deployment. Pure.
+
+use super::trouble;
+use super::{Parts, Seen};
+use crate::traffic::Load;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use zimage_crds::{ConditionType, Reason, Tier, TrafficState, ZImageDeployment};
+
+/// What a condition says, without its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) is_true: bool,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Verdict {
+    pub(super) fn yes(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            is_true: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn no(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            is_true: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The condition; its transition time is `before`'s unless the status flips.
+    pub(super) fn condition(
+        self,
+        kind: ConditionType,
+        owner: &ZImageDeployment,
+        before: &[Condition],
+        now: Timestamp,
+    ) -> Condition {
+        let status = if self.is_true { "True" } else { "False" };
+        let before = before
+            .iter()
+            .find(|condition| condition.type_ == kind.as_str());
+        let since = before.filter(|condition| condition.status == status);
+        Condition {
+            type_: kind.as_str().to_owned(),
+            status: status.to_owned(),
+            reason: self.reason.as_str().to_owned(),
+            message: self.message,
+            observed_generation: owner.metadata.generation,
+            last_transition_time: since.map_or(Time(now), |condition| {
+                condition.last_transition_time.clone()
+            }),
+        }
+    }
+}
+
+/// All conditions. `fault`: why the spec was not applied.
+pub(super) fn verdicts(
+    owner: &ZImageDeployment,
+    seen: &Seen<'_>,
+    fault: Option<&str>,
+) -> Vec<(ConditionType, Verdict)> {
+    let primary = tier_ready(seen, Tier::Primary);
+    let fallback = tier_ready(seen, Tier::Fallback);
+    let traffic = traffic_ready(seen, [&primary, &fallback]);
+    let accepted = match fault {
+        Some(fault) => Verdict::no(Reason::InvalidSpec, fault),
+        None => Verdict::yes(Reason::Valid, "the spec is valid"),
+    };
+    let ready = match fault {
+        Some(_) => accepted.clone(),
+        None => ready(owner, seen, &primary, &fallback, &traffic),
+    };
+    vec![
+        (ConditionType::Accepted, accepted),
+        (ConditionType::PrimaryReady, primary),
+        (ConditionType::FallbackReady, fallback),
+        (ConditionType::TrafficReady, traffic),
+        (ConditionType::MetricsAvailable, metrics_available(seen)),
+        (ConditionType::Shifted, shifted(seen)),
+        (ConditionType::Ready, ready),
+    ]
+}
+
+fn tier_ready(seen: &Seen<'_>, tier: Tier) -> Verdict {
+    match seen.tier(tier) {
+        None => Verdict::no(
+            Reason::NotConfigured,
+            format!("the spec has no {tier} tier"),
+        ),
+        Some(parts) if parts.replicas == 0 => {
+            Verdict::no(Reason::ScaledToZero, format!("spec.{tier}.replicas is 0"))
+        }
+        Some(parts) => part_ready(parts),
+    }
+}
+
+fn part_ready(parts: &Parts<'_>) -> Verdict {
+    let (ready, asked) = (parts.ready(), parts.replicas);
+    let count = format!("{ready} of {asked} pods are ready");
+    let trouble = trouble::find(&parts.pods, parts.deployment.as_ref());
+    match trouble {
+        Some(trouble) if ready == 0 => Verdict::no(trouble.reason, trouble.message),
+        Some(trouble) => Verdict::yes(Reason::Available, format!("{count}; {}", trouble.message)),
+        None if ready == 0 => Verdict::no(Reason::Progressing, count),
+        None => Verdict::yes(Reason::Available, count),
+    }
+}
+
+fn traffic_ready(seen: &Seen<'_>, tiers: [&Verdict; 2]) -> Verdict {
+    let gateway = part_ready(&seen.gateway);
+    if gateway.is_true && !tiers.iter().any(|tier| tier.is_true) {
+        return Verdict::no(
+            Reason::NoReadyPods,
+            "no tier has a ready pod to send requests to",
+        );
+    }
+    Verdict {
+        message: format!("gateway: {}", gateway.message),
+        ..gateway
+    }
+}
+
+fn metrics_available(seen: &Seen<'_>) -> Verdict {
+    match seen.decision.observation.primary.load {
+        Load::Fresh { .. } => Verdict::yes(
+            Reason::Fresh,
+            "every ready primary pod reports its utilisation and queue",
+        ),
+        Load::NoGpu => Verdict::no(
+            Reason::NoGpu,
+            "the primary pods have no GPU, so saturation never shifts traffic",
+        ),
+        Load::Stale => Verdict::no(
+            Reason::Stale,
+            "no figures of the last five seconds from every ready primary pod; weights follow readiness alone",
+        ),
+    }
+}
+
+fn shifted(seen: &Seen<'_>) -> Verdict {
+    let memory = &seen.decision.memory;
+    let split = super::split(memory.weights());
+    let (is_true, what) = match memory.state() {
+        TrafficState::Normal => (false, "the tiers have the weights of the spec"),
+        TrafficState::BothDown => (false, "no tier has a ready pod; the last weights stay"),
+        TrafficState::Shifted => (
+            true,
+            "the primary's GPUs were saturated for the whole window",
+        ),
+        TrafficState::PrimaryDown => (true, "the primary has no ready pod"),
+        TrafficState::FallbackDown => (true, "the fallback has no ready pod"),
+    };
+    let message = format!("{what}: primary/fallback {split}");
+    Verdict {
+        is_true,
+        reason: memory.reason(),
+        message,
+    }
+}
+
+/// Every child is rolled out, and each tier that has weight in the spec has a ready pod.
+fn ready(
+    owner: &ZImageDeployment,
+    seen: &Seen<'_>,
+    primary: &Verdict,
+    fallback: &Verdict,
+    traffic: &Verdict,
+) -> Verdict {
+    let weights = owner.spec.traffic.weights;
+    let without_fallback = owner.spec.fallback.is_none();
+    let needed = [
+        (
+            Tier::Primary,
+            primary,
+            weights.primary > 0 || without_fallback,
+        ),
+        (
+            Tier::Fallback,
+            fallback,
+            weights.fallback > 0 && !without_fallback,
+        ),
+    ];
+    for (tier, verdict, is_needed) in needed {
+        if is_needed && !verdict.is_true {
+            return Verdict::no(verdict.reason, format!("{tier} tier: {}", verdict.message));
+        }
+    }
+    if !traffic.is_true {
+        return traffic.clone();
+    }
+    for (name, parts) in seen.parts() {
+        if !parts.is_rolled_out() {
+            let message = format!(
+                "{name}: {} of {} pods are updated",
+                parts.updated(),
+                parts.replicas
+            );
+            return Verdict::no(Reason::Progressing, message);
+        }
+    }
+    Verdict::yes(Reason::Available, "everything is rolled out and serves")
+}

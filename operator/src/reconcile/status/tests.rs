@@ -1,0 +1,192 @@
+//! What the status says about what was seen.
+
+use super::*;
+use crate::observe::Decision;
+use crate::traffic::{Load, Memory, Observation, Policy, TierObservation, decide};
+use serde_json::{Value, json};
+
+fn owner() -> ZImageDeployment {
+    let tier = |variant: &str| {
+        let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
+        json!({"model": {"variant": variant, "source": source}})
+    };
+    serde_json::from_value(json!({
+        "apiVersion": "zimage.dev/v1alpha1",
+        "kind": "ZImageDeployment",
+        "metadata": {"name": "fox", "namespace": "art", "generation": 4},
+        "spec": {"primary": tier("Turbo"), "fallback": tier("Base"), "gateway": {"replicas": 1}},
+    }))
+    .unwrap()
+}
+
+fn pod(part: Part, ready: bool) -> Arc<Pod> {
+    let status = if ready { "True" } else { "False" };
+    let labels = part.labels(&owner());
+    let pod = json!({
+        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels},
+        "status": {"conditions": [{"type": "Ready", "status": status}]},
+    });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn deployment(part: Part, status: Value) -> Arc<DynamicObject> {
+    let object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": part.name(&owner()), "generation": 2},
+        "spec": {"selector": {}, "template": {}},
+        "status": status,
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+fn rolled_out() -> Value {
+    let progressing =
+        json!({"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"});
+    json!({"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "conditions": [progressing]})
+}
+
+const PARTS: [Part; 3] = [
+    Part::Server(Tier::Primary),
+    Part::Server(Tier::Fallback),
+    Part::Gateway,
+];
+
+fn status_with(ready: [bool; 3], deployments: [Value; 3]) -> ZImageDeploymentStatus {
+    status_after(ready, deployments, None, &ZImageDeploymentStatus::default())
+}
+
+fn status_after(
+    ready: [bool; 3],
+    deployments: [Value; 3],
+    fault: Option<&str>,
+    before: &ZImageDeploymentStatus,
+) -> ZImageDeploymentStatus {
+    let owner = owner();
+    let pods = PARTS
+        .into_iter()
+        .zip(ready)
+        .map(|(part, ready)| pod(part, ready))
+        .collect();
+    let existing = Existing {
+        pods,
+        ..Existing::default()
+    };
+    let applied: Vec<_> = PARTS
+        .into_iter()
+        .zip(deployments)
+        .map(|(part, status)| deployment(part, status))
+        .collect();
+    let tier = |ready| TierObservation {
+        ready_pods: u32::from(ready),
+        load: Load::NoGpu,
+    };
+    let observation = Observation {
+        primary: tier(ready[0]),
+        fallback: tier(ready[1]),
+    };
+    let policy = Policy::from(&owner.spec);
+    let start = Timestamp::UNIX_EPOCH;
+    let now = Timestamp::from_second(if before.conditions.is_empty() { 0 } else { 100 }).unwrap();
+    let memory = decide(&policy, &observation, &Memory::new(&policy, start), start);
+    let decision = Decision {
+        memory,
+        observation,
+    };
+    let seen = Seen::new(&owner, &applied, &existing, &decision);
+    of(&owner, &seen, fault, before, now)
+}
+
+fn all_rolled_out() -> [Value; 3] {
+    [rolled_out(), rolled_out(), rolled_out()]
+}
+
+fn condition<'a>(status: &'a ZImageDeploymentStatus, kind: &str) -> (&'a str, &'a str) {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .unwrap();
+    (&found.status, &found.reason)
+}
+
+#[test]
+fn everything_rolled_out_and_serving_is_ready() {
+    let status = status_with([true; 3], all_rolled_out());
+    assert_eq!(condition(&status, "Ready"), ("True", "Available"));
+    assert_eq!(condition(&status, "MetricsAvailable"), ("False", "NoGPU"));
+    assert_eq!(status.observed_generation, Some(4));
+    assert_eq!(status.traffic.unwrap().split, "90/10");
+    assert_eq!(status.primary.unwrap().ready, "1/1");
+}
+
+#[test]
+fn old_pods_that_satisfy_the_count_are_not_ready() {
+    let stale = json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "conditions": rolled_out()["conditions"]});
+    let status = status_with([true; 3], [stale, rolled_out(), rolled_out()]);
+    assert_eq!(condition(&status, "Ready"), ("False", "Progressing"));
+    let old = json!({"observedGeneration": 2, "replicas": 1, "updatedReplicas": 0, "conditions": rolled_out()["conditions"]});
+    let status = status_with([true; 3], [rolled_out(), rolled_out(), old]);
+    assert_eq!(condition(&status, "Ready"), ("False", "Progressing"));
+}
+
+#[test]
+fn a_tier_without_ready_pod_is_not_ready_and_loses_its_traffic() {
+    let status = status_with([false, true, true], all_rolled_out());
+    assert_eq!(condition(&status, "PrimaryReady"), ("False", "Progressing"));
+    assert_eq!(condition(&status, "TrafficReady"), ("True", "Available"));
+    assert_eq!(
+        condition(&status, "Shifted"),
+        ("True", "PrimaryUnavailable")
+    );
+    assert_eq!(condition(&status, "Ready"), ("False", "Progressing"));
+    assert_eq!(status.traffic.unwrap().split, "0/100");
+}
+
+#[test]
+fn a_gateway_without_any_tier_has_nothing_to_send_to() {
+    let status = status_with([false, false, true], all_rolled_out());
+    assert_eq!(condition(&status, "TrafficReady"), ("False", "NoReadyPods"));
+    assert_eq!(condition(&status, "Shifted"), ("False", "BothUnavailable"));
+}
+
+#[test]
+fn a_fault_of_the_spec_is_told_while_traffic_goes_on_following_the_pods() {
+    let before = status_with([true; 3], all_rolled_out());
+    let fault = Some("spec.primary: wrong");
+    let after = status_after([false, true, true], all_rolled_out(), fault, &before);
+    assert_eq!(condition(&after, "Accepted"), ("False", "InvalidSpec"));
+    assert_eq!(condition(&after, "Ready"), ("False", "InvalidSpec"));
+    assert_eq!(after.traffic.unwrap().split, "0/100");
+}
+
+#[test]
+fn the_transition_time_moves_only_when_the_status_flips() {
+    let before = status_with([true; 3], all_rolled_out());
+    let after = status_after([false, true, true], all_rolled_out(), None, &before);
+    let second = |status: &ZImageDeploymentStatus, kind: &str| {
+        let found = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == kind)
+            .unwrap();
+        found.last_transition_time.0.as_second()
+    };
+    assert_eq!(second(&after, "FallbackReady"), 0);
+    assert_eq!(second(&after, "PrimaryReady"), 100);
+}
+
+#[test]
+fn a_paused_deployment_keeps_what_was_said_last() {
+    let before = status_with([true; 3], all_rolled_out());
+    let paused = of_paused(&owner(), &before, Timestamp::UNIX_EPOCH);
+    assert_eq!(condition(&paused, "Accepted"), ("True", "Paused"));
+    assert_eq!(condition(&paused, "Ready"), ("True", "Available"));
+    assert_eq!(paused.traffic, before.traffic);
+}
+
+#[test]
+fn the_scale_subresource_counts_the_primary_tier() {
+    let status = status_with([true; 3], all_rolled_out());
+    assert_eq!(status.replicas, 1);
+    assert!(status.selector.unwrap().contains("zimage.dev/tier=primary"));
+}
