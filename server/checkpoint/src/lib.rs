@@ -10,13 +10,23 @@
 //! Invariants: nothing here computes with weights; a malformed file is an error that names it, never a panic and never
 //! an allocation larger than the file.
 
+mod checkpoint;
+mod component;
 pub mod config;
-pub mod error;
+mod error;
 pub mod layout;
-pub mod make_model;
-pub mod shape;
+mod make_model;
+mod prompt;
+mod read;
+mod shape;
+mod validate;
+mod weights;
 mod write;
 
+pub use checkpoint::Checkpoint;
+pub use component::Component;
 pub use error::CheckpointError;
 pub use make_model::make_model;
-pub use shape::Shape;
+pub use prompt::{EncodedPrompt, MAX_TOKENS};
+pub use shape::{Shape, UnknownShape};
+pub use weights::{DType, TensorView};

@@ -30,7 +30,16 @@ fn hash(dir: &Path) -> String {
 
 #[test]
 fn models_are_the_same_bit_for_bit_on_every_machine() {
-    for (shape, expected) in [(Shape::Tiny, "ed10e139192eac1796c8bfe81d51c5fb97be2b3d914a04df0610f74e5903c650"), (Shape::Odd, "5cf020321cdb48e271234bd1b1a8e5d964913bc12ed700307f659dba1c9b282f")] {
+    for (shape, expected) in [
+        (
+            Shape::Tiny,
+            "ed10e139192eac1796c8bfe81d51c5fb97be2b3d914a04df0610f74e5903c650",
+        ),
+        (
+            Shape::Odd,
+            "5cf020321cdb48e271234bd1b1a8e5d964913bc12ed700307f659dba1c9b282f",
+        ),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         make_model(dir.path(), shape, 7).unwrap();
         assert_eq!(hash(dir.path()), expected, "{shape}");

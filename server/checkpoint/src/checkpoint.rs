@@ -1,0 +1,240 @@
+//! A model's folder, opened.
+
+use crate::component::Component;
+use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::error::CheckpointError;
+use crate::layout::{self, Expected};
+use crate::prompt::{EncodedPrompt, PromptEncoder};
+use crate::weights::{TensorView, Weights};
+use crate::{read, validate};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// A model in the Hugging Face layout: its configurations, its mapped weights and its tokenizer.
+pub struct Checkpoint {
+    dir: PathBuf,
+    text_encoder: TextEncoderConfig,
+    transformer: TransformerConfig,
+    vae: VaeConfig,
+    scheduler: SchedulerConfig,
+    /// In the order of [`Component::ALL`].
+    weights: [Weights; 3],
+    prompts: PromptEncoder,
+}
+
+impl Checkpoint {
+    /// Reads every configuration and the headers of every weight file. No weights are read.
+    ///
+    /// # Errors
+    /// When a file is missing, is damaged, or describes a model that is not implemented.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        let index = dir.join("model_index.json");
+        let class = read::json::<Value>(&index)?["_class_name"].clone();
+        if class != "ZImagePipeline" {
+            let problem = format!("the model's pipeline is {class}; \"ZImagePipeline\" is needed");
+            return Err(CheckpointError::new(index, problem));
+        }
+        let text_encoder: TextEncoderConfig = config(
+            &dir.join("text_encoder/config.json"),
+            &[
+                ("model_type", json!("qwen3")),
+                ("hidden_act", json!("silu")),
+                ("attention_bias", json!(false)),
+                ("use_sliding_window", json!(false)),
+                // Null is accepted; any other scaling is not.
+                ("rope_scaling", json!({"rope_type": "default"})),
+            ],
+            validate::text_encoder,
+        )?;
+        let transformer_path = dir.join("transformer/config.json");
+        let transformer: TransformerConfig = config(
+            &transformer_path,
+            &[
+                ("_class_name", json!("ZImageTransformer2DModel")),
+                ("siglip_feat_dim", Value::Null),
+            ],
+            validate::transformer,
+        )?;
+        let vae: VaeConfig = config(
+            &dir.join("vae/config.json"),
+            &[
+                ("_class_name", json!("AutoencoderKL")),
+                ("act_fn", json!("silu")),
+                ("mid_block_add_attention", json!(true)),
+                ("use_quant_conv", json!(false)),
+                ("use_post_quant_conv", json!(false)),
+            ],
+            validate::vae,
+        )?;
+        let scheduler = config(
+            &dir.join("scheduler/scheduler_config.json"),
+            &[
+                ("_class_name", json!("FlowMatchEulerDiscreteScheduler")),
+                ("use_dynamic_shifting", json!(false)),
+                ("shift_terminal", Value::Null),
+                ("use_karras_sigmas", json!(false)),
+                ("use_exponential_sigmas", json!(false)),
+                ("use_beta_sigmas", json!(false)),
+                ("invert_sigmas", json!(false)),
+                ("stochastic_sampling", json!(false)),
+            ],
+            |_: &SchedulerConfig| Ok(()),
+        )?;
+        fit(&text_encoder, &transformer, &vae)
+            .map_err(|problem| CheckpointError::new(transformer_path, problem))?;
+        let [a, b, c] = Component::ALL;
+        Ok(Self {
+            dir: dir.to_owned(),
+            text_encoder,
+            transformer,
+            vae,
+            scheduler,
+            weights: [
+                Weights::open(dir, a)?,
+                Weights::open(dir, b)?,
+                Weights::open(dir, c)?,
+            ],
+            prompts: PromptEncoder::open(dir)?,
+        })
+    }
+
+    /// The model's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `text_encoder/config.json`.
+    pub const fn text_encoder(&self) -> &TextEncoderConfig {
+        &self.text_encoder
+    }
+
+    /// `transformer/config.json`.
+    pub const fn transformer(&self) -> &TransformerConfig {
+        &self.transformer
+    }
+
+    /// `vae/config.json`.
+    pub const fn vae(&self) -> &VaeConfig {
+        &self.vae
+    }
+
+    /// `scheduler/scheduler_config.json`.
+    pub const fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// A tensor by the name that [`layout`] gives it.
+    ///
+    /// # Errors
+    /// When it is missing or stored in a format that is not read.
+    pub fn tensor(
+        &self,
+        component: Component,
+        name: &str,
+    ) -> Result<TensorView<'_>, CheckpointError> {
+        self.weights[component as usize].tensor(name)
+    }
+
+    /// The file that holds the tensor, or should.
+    pub fn path_of(&self, component: Component, name: &str) -> &Path {
+        self.weights[component as usize].path_of(name)
+    }
+
+    /// A tensor that must have this shape.
+    ///
+    /// # Errors
+    /// As for [`Self::tensor`], or when the shape is another.
+    pub fn tensor_of_shape(
+        &self,
+        component: Component,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<TensorView<'_>, CheckpointError> {
+        let tensor = self.tensor(component, name)?;
+        if tensor.shape == shape {
+            return Ok(tensor);
+        }
+        let problem = format!(
+            "tensor {name:?} has shape {:?}; {shape:?} is needed",
+            tensor.shape
+        );
+        Err(CheckpointError::new(self.path_of(component, name), problem))
+    }
+
+    /// The prompt inside the chat template.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn render(&self, prompt: &str) -> Result<String, CheckpointError> {
+        self.prompts.render(prompt)
+    }
+
+    /// The tokens of the prompt inside the chat template.
+    ///
+    /// # Errors
+    /// When the template or the tokenizer fails.
+    pub fn encode(&self, prompt: &str) -> Result<EncodedPrompt, CheckpointError> {
+        self.prompts.encode(prompt)
+    }
+
+    /// The tensors that a component's configuration implies.
+    pub fn expected(&self, component: Component) -> Vec<Expected> {
+        match component {
+            Component::TextEncoder => layout::text_encoder(&self.text_encoder),
+            Component::Transformer => layout::transformer(&self.transformer),
+            Component::Vae => layout::vae(&self.vae),
+        }
+    }
+
+    /// Checks that every tensor that the configurations imply is there, with its shape, in a format that is read.
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing or does not fit, and its file.
+    pub fn verify(&self) -> Result<(), CheckpointError> {
+        for component in Component::ALL {
+            for Expected { name, shape } in self.expected(component) {
+                self.tensor_of_shape(component, &name, &shape)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a configuration whose other fields do not ask for what is not implemented.
+fn config<T: DeserializeOwned>(
+    path: &Path,
+    known: &[(&str, Value)],
+    validate: impl FnOnce(&T) -> Result<(), String>,
+) -> Result<T, CheckpointError> {
+    let value: Value = read::json(path)?;
+    validate::only_known(&value, known).map_err(|problem| CheckpointError::new(path, problem))?;
+    let config = serde_json::from_value(value)
+        .map_err(CheckpointError::while_doing(path, "read the configuration"))?;
+    validate(&config).map_err(|problem| CheckpointError::new(path, problem))?;
+    Ok(config)
+}
+
+/// What one component gives must be what the next one takes.
+fn fit(
+    text_encoder: &TextEncoderConfig,
+    transformer: &TransformerConfig,
+    vae: &VaeConfig,
+) -> Result<(), String> {
+    let (caption, hidden) = (transformer.cap_feat_dim, text_encoder.hidden_size);
+    if caption != hidden {
+        return Err(format!(
+            "cap_feat_dim is {caption}, but the text encoder's hidden_size is {hidden}"
+        ));
+    }
+    let (latents, channels) = (transformer.in_channels, vae.latent_channels);
+    if latents != channels {
+        return Err(format!(
+            "in_channels is {latents}, but the VAE's latent_channels is {channels}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

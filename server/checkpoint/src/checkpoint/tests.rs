@@ -1,0 +1,254 @@
+use super::*;
+use crate::{DType, Shape, make_model};
+use std::fs;
+use tempfile::TempDir;
+
+fn model(shape: Shape) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    make_model(dir.path(), shape, 1).unwrap();
+    dir
+}
+
+/// Opens and verifies a model after one of its files was changed, and gives the error's text without the folder.
+fn error_after(change: impl FnOnce(&Path)) -> String {
+    let dir = model(Shape::Odd);
+    change(dir.path());
+    let result = Checkpoint::open(dir.path()).and_then(|checkpoint| checkpoint.verify());
+    let text = result.unwrap_err().to_string();
+    assert!(!text.contains('\n'), "{text}");
+    text.replace(&format!("{}/", dir.path().display()), "")
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from} is not in {}", path.display());
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn models_that_make_model_wrote_are_sound() {
+    for shape in [Shape::Tiny, Shape::Odd] {
+        let dir = model(shape);
+        Checkpoint::open(dir.path()).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
+fn tensors_are_found_in_any_shard_with_or_without_prefix() {
+    for (shape, dtype) in [(Shape::Tiny, DType::F32), (Shape::Odd, DType::BF16)] {
+        let dir = model(shape);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let norm = checkpoint
+            .tensor(Component::TextEncoder, "norm.weight")
+            .unwrap();
+        assert_eq!(norm.dtype, dtype);
+        assert_eq!(norm.to_f32().len(), checkpoint.text_encoder().hidden_size);
+        assert!(
+            norm.to_f32()
+                .iter()
+                .all(|weight| (0.79..=1.21).contains(weight))
+        );
+    }
+}
+
+#[test]
+fn prompt_is_encoded_inside_the_chat_template() {
+    let dir = model(Shape::Tiny);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let text = checkpoint.render("a cat").unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>user\na cat<|im_end|>\n<|im_start|>assistant\n"
+    );
+    // The ids that transformers gives.
+    let encoded = checkpoint.encode("a cat xxxxx").unwrap();
+    assert_eq!(
+        encoded.ids,
+        [
+            308, 258, 198, 64, 279, 220, 87, 87, 87, 87, 87, 309, 198, 308, 266, 198
+        ]
+    );
+    assert!(!encoded.truncated);
+}
+
+#[test]
+fn long_prompts_are_cut_to_512_tokens() {
+    let dir = model(Shape::Tiny);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let template = checkpoint.encode("").unwrap().ids.len();
+    for (letters, truncated) in [(512 - template, false), (513 - template, true)] {
+        let encoded = checkpoint.encode(&"x".repeat(letters)).unwrap();
+        assert_eq!((encoded.ids.len(), encoded.truncated), (512, truncated));
+    }
+}
+
+#[test]
+fn missing_shard_is_named() {
+    let shard = "transformer/diffusion_pytorch_model-00002-of-00003.safetensors";
+    let error = error_after(|dir| fs::remove_file(dir.join(shard)).unwrap());
+    assert!(
+        error.starts_with(&format!("{shard}: failed to open")),
+        "{error}"
+    );
+}
+
+#[test]
+fn shortened_file_is_named() {
+    let file = "vae/diffusion_pytorch_model.safetensors";
+    let error = error_after(|dir| {
+        let content = fs::read(dir.join(file)).unwrap();
+        fs::write(dir.join(file), &content[..content.len() - 1]).unwrap();
+    });
+    assert!(
+        error.starts_with(&format!("{file}: failed to read the header")),
+        "{error}"
+    );
+}
+
+#[test]
+fn tensor_that_the_index_puts_into_the_wrong_shard_is_named() {
+    let error = error_after(|dir| {
+        let index = dir.join("text_encoder/model.safetensors.index.json");
+        edit(
+            &index,
+            "\"norm.weight\": \"model-00002",
+            "\"norm.weight\": \"model-00001",
+        );
+    });
+    let expected = "text_encoder/model-00001-of-00002.safetensors: has no tensor \"norm.weight\"";
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn index_cannot_reach_outside_its_folder() {
+    let error = error_after(|dir| {
+        let index = dir.join("text_encoder/model.safetensors.index.json");
+        edit(&index, "\"model-00001", "\"../model-00001");
+    });
+    assert!(
+        error.contains("is not the name of a file beside it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tensor_of_another_shape_is_named_with_both_shapes() {
+    let error = error_after(|dir| {
+        edit(
+            &dir.join("vae/config.json"),
+            "\"layers_per_block\": 1",
+            "\"layers_per_block\": 2",
+        )
+    });
+    assert!(
+        error.contains("there is no tensor \"encoder.down_blocks.0.resnets.1.norm1.weight\""),
+        "{error}"
+    );
+    let error = error_after(|dir| {
+        edit(
+            &dir.join("text_encoder/config.json"),
+            "\"vocab_size\": 517",
+            "\"vocab_size\": 518",
+        )
+    });
+    assert!(
+        error.contains("tensor \"embed_tokens.weight\" has shape [517, 72]; [518, 72] is needed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn unsound_configurations_say_what_is_wrong() {
+    for (file, from, to, expected) in [
+        (
+            "model_index.json",
+            "ZImagePipeline",
+            "FluxPipeline",
+            "the model's pipeline is \"FluxPipeline\"",
+        ),
+        (
+            "transformer/config.json",
+            "\"n_heads\": 7",
+            "\"n_heads\": 0",
+            "n_heads is 0; it must be",
+        ),
+        (
+            "transformer/config.json",
+            "\"n_heads\": 7",
+            "\"n_heads\": -7",
+            "failed to read the configuration",
+        ),
+        (
+            "transformer/config.json",
+            "\"dim\": 280",
+            "\"dim\": 281",
+            "which n_heads, 7, does not divide",
+        ),
+        (
+            "transformer/config.json",
+            "\"cap_feat_dim\": 72",
+            "\"cap_feat_dim\": 64",
+            "the text encoder's hidden_size is 72",
+        ),
+        (
+            "vae/config.json",
+            "\"norm_num_groups\": 6",
+            "\"norm_num_groups\": 5",
+            "does not divide",
+        ),
+        (
+            "vae/config.json",
+            "\"use_quant_conv\": false",
+            "\"use_quant_conv\": true",
+            "only false is implemented",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "\"use_dynamic_shifting\": false",
+            "\"use_dynamic_shifting\": true",
+            "only false",
+        ),
+        (
+            "text_encoder/config.json",
+            "\"qwen3\"",
+            "\"llama\"",
+            "only \"qwen3\" is implemented",
+        ),
+        (
+            "text_encoder/config.json",
+            "{",
+            "",
+            "failed to read the JSON",
+        ),
+        (
+            "tokenizer/tokenizer.json",
+            "\"BPE\"",
+            "\"XYZ\"",
+            "failed to read the tokenizer",
+        ),
+        (
+            "tokenizer/tokenizer_config.json",
+            "{%- endif %}",
+            "",
+            "failed to read the chat template",
+        ),
+    ] {
+        let error = error_after(|dir| edit(&dir.join(file), from, to));
+        assert!(
+            error.starts_with(&format!("{file}: ")) && error.contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn header_that_claims_more_than_the_file_is_refused() {
+    for length in [u64::MAX, 1 << 40, 1 << 20] {
+        let file = "vae/diffusion_pytorch_model.safetensors";
+        let error = error_after(|dir| fs::write(dir.join(file), length.to_le_bytes()).unwrap());
+        assert!(
+            error.starts_with(&format!("{file}: failed to read the header")),
+            "{error}"
+        );
+    }
+}

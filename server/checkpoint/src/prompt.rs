@@ -1,0 +1,110 @@
+//! From a prompt to the token ids that the text encoder sees.
+
+use crate::error::CheckpointError;
+use crate::read;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use tokenizers::Tokenizer;
+
+/// Tokens that the text encoder sees at most; diffusers' `max_sequence_length`.
+pub const MAX_TOKENS: usize = 512;
+
+/// Name of the one template in the environment.
+const TEMPLATE: &str = "chat_template";
+
+/// A prompt as the text encoder sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedPrompt {
+    /// Token ids, the chat template's included; at most [`MAX_TOKENS`].
+    pub ids: Vec<u32>,
+    /// Whether the prompt had more.
+    pub truncated: bool,
+}
+
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<String>,
+}
+
+/// A checkpoint's tokenizer and chat template.
+pub(crate) struct PromptEncoder {
+    path: PathBuf,
+    tokenizer: Tokenizer,
+    environment: Environment<'static>,
+}
+
+impl PromptEncoder {
+    /// Reads the `tokenizer` folder. A `chat_template.jinja` comes before the configuration's, as in transformers.
+    pub(crate) fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        let folder = dir.join("tokenizer");
+        let path = folder.join("tokenizer.json");
+        let mut tokenizer: Tokenizer = read::text(&path)?
+            .parse()
+            .map_err(CheckpointError::while_doing(&path, "read the tokenizer"))?;
+        // diffusers pads and then drops the padding, and cuts to its own length; neither is the file's to decide.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(CheckpointError::while_doing(&path, "switch truncation off"))?;
+
+        let mut template_path = folder.join("chat_template.jinja");
+        let template = if template_path.exists() {
+            read::text(&template_path)?
+        } else {
+            template_path = folder.join("tokenizer_config.json");
+            let TokenizerConfig { chat_template } = read::json(&template_path)?;
+            chat_template
+                .ok_or_else(|| CheckpointError::new(&template_path, "there is no chat_template"))?
+        };
+        let mut environment = Environment::new();
+        // As transformers sets jinja2 up.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(CheckpointError::while_doing(&template_path, "set the syntax up"))?);
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_template_owned(TEMPLATE, template).map_err(
+            CheckpointError::while_doing(&template_path, "read the chat template"),
+        )?;
+        Ok(Self {
+            path: template_path,
+            tokenizer,
+            environment,
+        })
+    }
+
+    /// The prompt inside the chat template, as diffusers' `ZImagePipeline` asks for it.
+    pub(crate) fn render(&self, prompt: &str) -> Result<String, CheckpointError> {
+        let failed = |cause: minijinja::Error| {
+            CheckpointError::while_doing(&self.path, "render the chat template")(cause)
+        };
+        let values = context! {
+            messages => [context! { role => "user", content => prompt }],
+            tools => (),
+            add_generation_prompt => true,
+            enable_thinking => true,
+        };
+        self.environment
+            .get_template(TEMPLATE)
+            .and_then(|template| template.render(values))
+            .map_err(failed)
+    }
+
+    /// The token ids of the prompt inside the chat template.
+    pub(crate) fn encode(&self, prompt: &str) -> Result<EncodedPrompt, CheckpointError> {
+        let text = self.render(prompt)?;
+        let encoding =
+            self.tokenizer
+                .encode_fast(text, true)
+                .map_err(CheckpointError::while_doing(
+                    &self.path,
+                    "split the prompt into tokens",
+                ))?;
+        let ids = encoding.get_ids();
+        Ok(EncodedPrompt {
+            ids: ids.iter().take(MAX_TOKENS).copied().collect(),
+            truncated: ids.len() > MAX_TOKENS,
+        })
+    }
+}

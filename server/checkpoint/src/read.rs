@@ -1,0 +1,29 @@
+//! Bounded reading of small files.
+
+use crate::error::CheckpointError;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+/// More than any tokenizer or index of a released model has; a larger file is not what its name says.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The content of a text file.
+pub(crate) fn text(path: &Path) -> Result<String, CheckpointError> {
+    let mut content = String::new();
+    let file = File::open(path).map_err(CheckpointError::while_doing(path, "open"))?;
+    let length = file.take(MAX_BYTES + 1).read_to_string(&mut content);
+    match length.map_err(CheckpointError::while_doing(path, "read"))? as u64 {
+        0..=MAX_BYTES => Ok(content),
+        _ => Err(CheckpointError::new(
+            path,
+            format_args!("the file has more than {MAX_BYTES} bytes"),
+        )),
+    }
+}
+
+/// The content of a JSON file.
+pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    serde_json::from_str(&text(path)?).map_err(CheckpointError::while_doing(path, "read the JSON"))
+}
