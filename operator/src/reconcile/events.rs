@@ -45,7 +45,6 @@ pub(super) fn between(
         if told && !same {
             events.push(event(
                 &condition.reason,
-                "Reconcile",
                 &condition.type_,
                 &condition.message,
             ));
@@ -70,10 +69,11 @@ fn traffic(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> O
         .conditions
         .iter()
         .find(|it| it.type_ == ConditionType::Shifted.as_str())?;
-    Some(event(&traffic.reason, "Shift", "Traffic", &shifted.message))
+    Some(event(&traffic.reason, &shifted.type_, &shifted.message))
 }
 
-fn event(reason: &str, action: &str, subject: &str, message: &str) -> Event {
+/// The condition's type is the event's action too: events of the same reason and action become one series.
+fn event(reason: &str, subject: &str, message: &str) -> Event {
     let warning = WARNINGS.iter().any(|warning| warning.as_str() == reason);
     Event {
         type_: if warning {
@@ -83,7 +83,7 @@ fn event(reason: &str, action: &str, subject: &str, message: &str) -> Event {
         },
         reason: reason.to_owned(),
         note: Some(format!("{subject}: {message}").chars().take(1000).collect()),
-        action: action.to_owned(),
+        action: subject.to_owned(),
         secondary: None,
     }
 }
