@@ -9,7 +9,10 @@
 //! Invariants: no tensor library and no async runtime is a dependency; time is a parameter.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod executor;
+pub mod fake;
+pub mod limits;
 pub mod pixels;
 pub mod request;
 pub mod variant;

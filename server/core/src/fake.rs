@@ -1,0 +1,96 @@
+//! An executor that computes nothing: for tests of everything around the model.
+
+use crate::executor::{Begun, Executor, ExecutorError, Slot};
+use crate::pixels::Pixels;
+use crate::request::ImageRequest;
+use std::collections::HashMap;
+
+/// A call that a [`FakeExecutor`] is about to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// [`Executor::begin`].
+    Begin,
+    /// [`Executor::step`] of so many slots.
+    Step(usize),
+    /// [`Executor::decode`].
+    Decode,
+}
+
+/// Draws a pattern that depends on the whole request. `before` runs before each call: it waits, fails or panics as a
+/// test wishes.
+pub struct FakeExecutor<F> {
+    before: F,
+    next: u32,
+    slots: HashMap<Slot, (ImageRequest, u32)>,
+}
+
+impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> FakeExecutor<F> {
+    /// An executor without requests.
+    pub fn new(before: F) -> Self {
+        Self {
+            before,
+            next: 0,
+            slots: HashMap::new(),
+        }
+    }
+
+    fn slot(&mut self, slot: Slot) -> Result<&mut (ImageRequest, u32), ExecutorError> {
+        let unknown = || ExecutorError::Failed(format!("no request has slot {}", slot.0));
+        self.slots.get_mut(&slot).ok_or_else(unknown)
+    }
+}
+
+impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> Executor for FakeExecutor<F> {
+    fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
+        (self.before)(Call::Begin)?;
+        let slot = Slot(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.slots.insert(slot, (request.clone(), 0));
+        let words = request.prompt.split_whitespace().count();
+        Ok(Begun {
+            slot,
+            steps: request.num_inference_steps,
+            prompt_tokens: u32::try_from(words.min(512)).unwrap_or(512),
+            truncated: words > 512,
+        })
+    }
+
+    fn step(&mut self, slots: &[Slot]) -> Result<(), ExecutorError> {
+        (self.before)(Call::Step(slots.len()))?;
+        for slot in slots {
+            self.slot(*slot)?.1 += 1;
+        }
+        Ok(())
+    }
+
+    fn preview(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
+        let (request, steps) = self.slot(slot)?;
+        draw(request, *steps, request.width / 8, request.height / 8)
+    }
+
+    fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
+        (self.before)(Call::Decode)?;
+        let (request, steps) = self.slot(slot)?;
+        draw(request, *steps, request.width, request.height)
+    }
+
+    fn release(&mut self, slot: Slot) {
+        self.slots.remove(&slot);
+    }
+}
+
+fn draw(
+    request: &ImageRequest,
+    steps: u32,
+    width: u32,
+    height: u32,
+) -> Result<Pixels, ExecutorError> {
+    let prompt: u64 = request.prompt.bytes().map(u64::from).sum();
+    let start =
+        request.noise.seed ^ (u64::from(request.noise.index) << 32) ^ prompt ^ u64::from(steps);
+    let length = width as usize * height as usize * 3;
+    // Steps of an odd number visit every byte value: images of different requests differ everywhere.
+    let rgb = (0..length as u64).map(|at| (start.wrapping_add(at.wrapping_mul(7)) % 251) as u8);
+    Pixels::new(width, height, rgb.collect())
+        .map_err(|error| ExecutorError::Failed(error.to_string()))
+}

@@ -1,0 +1,186 @@
+//! Which requests are taken at all, whatever the device.
+
+use crate::request::ImageRequest;
+
+/// Pixels that a side is a multiple of: the VAE halves three times, the transformer's patches once more.
+pub const SIDE_MULTIPLE: u32 = 16;
+
+/// A request that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidRequest {
+    /// Field of the request at fault, by its name in the API.
+    pub field: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl InvalidRequest {
+    /// A fault of one field.
+    pub fn new(field: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            field,
+            message: message.into(),
+        }
+    }
+}
+
+/// Bounds of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Shortest side in pixels.
+    pub min_side: u32,
+    /// Longest side in pixels.
+    pub max_side: u32,
+    /// Largest area in pixels.
+    pub max_pixels: u64,
+    /// Most denoising steps.
+    pub max_steps: u32,
+    /// Most images of one request.
+    pub max_images: u32,
+    /// Longest prompt in bytes. The text encoder sees 512 tokens of it; this bounds what is tokenized.
+    pub max_prompt_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            min_side: 64,
+            max_side: 4096,
+            max_pixels: 2048 * 2048,
+            max_steps: 100,
+            max_images: 10,
+            max_prompt_bytes: 32 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks one image.
+    ///
+    /// # Errors
+    /// Names the first field at fault.
+    pub fn check(&self, request: &ImageRequest) -> Result<(), InvalidRequest> {
+        self.check_side("width", request.width)?;
+        self.check_side("height", request.height)?;
+        let pixels = u64::from(request.width) * u64::from(request.height);
+        if pixels > self.max_pixels {
+            let message = format!(
+                "an image has at most {} pixels, this one {pixels}",
+                self.max_pixels
+            );
+            return Err(InvalidRequest::new("size", message));
+        }
+        for (field, prompt) in [
+            ("prompt", &request.prompt),
+            ("negative_prompt", &request.negative_prompt),
+        ] {
+            if prompt.len() > self.max_prompt_bytes {
+                let message = format!(
+                    "{field} has {} bytes, at most {} are taken",
+                    prompt.len(),
+                    self.max_prompt_bytes
+                );
+                return Err(InvalidRequest::new(field, message));
+            }
+        }
+        if !(1..=self.max_steps).contains(&request.num_inference_steps) {
+            let message = format!(
+                "num_inference_steps is from 1 to {}, not {}",
+                self.max_steps, request.num_inference_steps
+            );
+            return Err(InvalidRequest::new("num_inference_steps", message));
+        }
+        Ok(())
+    }
+
+    fn check_side(&self, field: &'static str, side: u32) -> Result<(), InvalidRequest> {
+        if !(self.min_side..=self.max_side).contains(&side) {
+            let message = format!(
+                "{field} is from {} to {}, not {side}",
+                self.min_side, self.max_side
+            );
+            return Err(InvalidRequest::new(field, message));
+        }
+        if !side.is_multiple_of(SIDE_MULTIPLE) {
+            let below = side / SIDE_MULTIPLE * SIDE_MULTIPLE;
+            let above = below + SIDE_MULTIPLE;
+            let nearest = [below, above].map(|side| side.clamp(self.min_side, self.max_side));
+            let message = format!(
+                "{field} is a multiple of {SIDE_MULTIPLE}: {} or {}, not {side}",
+                nearest[0], nearest[1]
+            );
+            return Err(InvalidRequest::new(field, message));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{CfgNormalization, Noise};
+
+    fn request(width: u32, height: u32) -> ImageRequest {
+        ImageRequest {
+            prompt: "a fox".to_owned(),
+            negative_prompt: String::new(),
+            width,
+            height,
+            num_inference_steps: 8,
+            guidance_scale: 0.0,
+            cfg_normalization: CfgNormalization::Off,
+            cfg_truncation: 1.0,
+            noise: Noise {
+                seed: 0,
+                index: 0,
+                count: 1,
+            },
+            init: None,
+        }
+    }
+
+    fn fault(request: &ImageRequest) -> Option<(&'static str, String)> {
+        let fault = Limits::default().check(request).err()?;
+        Some((fault.field, fault.message))
+    }
+
+    #[test]
+    fn usual_sizes_are_taken() {
+        for (width, height) in [
+            (64, 64),
+            (1024, 1024),
+            (2048, 2048),
+            (4096, 1024),
+            (1280, 720),
+        ] {
+            assert_eq!(fault(&request(width, height)), None, "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn another_size_is_refused_with_the_nearest_ones() {
+        let (field, message) = fault(&request(1000, 1024)).unwrap();
+        assert_eq!(field, "width");
+        assert!(message.contains("992 or 1008"), "{message}");
+    }
+
+    #[test]
+    fn sides_areas_steps_and_prompts_have_bounds() {
+        assert_eq!(fault(&request(48, 64)).unwrap().0, "width");
+        assert_eq!(fault(&request(64, 4112)).unwrap().0, "height");
+        assert_eq!(fault(&request(4096, 4096)).unwrap().0, "size");
+        let long = ImageRequest {
+            prompt: "x".repeat(40_000),
+            ..request(64, 64)
+        };
+        assert_eq!(fault(&long).unwrap().0, "prompt");
+        for steps in [0, 101] {
+            let request = ImageRequest {
+                num_inference_steps: steps,
+                ..request(64, 64)
+            };
+            assert_eq!(fault(&request).unwrap().0, "num_inference_steps");
+        }
+    }
+}
