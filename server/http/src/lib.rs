@@ -1,1 +1,32 @@
+//! The server's HTTP interface: OpenAI's image API, probes and metrics.
+//!
+//! ```text
+//! POST /v1/images/generations ─▶ generations: body → ImageRequests ─▶ engine ─▶ encode ─▶ JSON
+//! GET  /v1/models                models
+//! GET  /healthz, /readyz         probes
+//! GET  /metrics                  on a port of its own, so that no gateway can reach it
+//! ```
+//!
+//! Invariants: every error has OpenAI's envelope; a prompt is never logged; a request whose client went away is
+//! cancelled; bodies, queues and times are bounded.
+#![forbid(unsafe_code)]
 
+mod app;
+mod encode;
+mod error;
+mod generations;
+mod metrics;
+mod models;
+mod probes;
+mod request_id;
+mod routes;
+mod serve;
+
+#[cfg(test)]
+mod tests;
+
+pub use app::{App, Identity};
+pub use encode::{ImageFormat, encode};
+pub use metrics::HttpMetrics;
+pub use routes::{api, metrics_router};
+pub use serve::{Addresses, Shutdown, serve};

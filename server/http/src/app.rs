@@ -1,0 +1,129 @@
+//! What the handlers share: who this server is, and the engine once there is one.
+
+use crate::error::ApiError;
+use crate::metrics::HttpMetrics;
+use axum::http::StatusCode;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use zimage_core::limits::Limits;
+use zimage_core::variant::Variant;
+use zimage_engine::Engine;
+
+/// Which model this server has, and for whom.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Decides the defaults of a request.
+    pub variant: Variant,
+    /// Further name by which requests may ask for the model: that of the deployment.
+    pub alias: Option<String>,
+    /// Tier of the deployment, told in the header `x-zimage-tier`.
+    pub tier: Option<String>,
+}
+
+impl Identity {
+    /// Names that a request may give.
+    pub fn names(&self) -> Vec<&str> {
+        let alias = self
+            .alias
+            .as_deref()
+            .filter(|alias| *alias != self.variant.model_name());
+        [self.variant.model_name()]
+            .into_iter()
+            .chain(alias)
+            .collect()
+    }
+}
+
+#[derive(Clone)]
+enum State {
+    Loading,
+    Serving(Engine),
+    /// Still serves, but asks to be sent nothing new.
+    Leaving(Engine),
+}
+
+/// The state of the server, shared by all handlers.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) limits: Limits,
+    pub(crate) request_timeout: Duration,
+    pub(crate) metrics: HttpMetrics,
+    state: Arc<RwLock<State>>,
+}
+
+impl App {
+    /// A server that still loads its model.
+    pub fn new(
+        identity: Identity,
+        limits: Limits,
+        request_timeout: Duration,
+        metrics: HttpMetrics,
+    ) -> Self {
+        Self {
+            identity: Arc::new(identity),
+            limits,
+            request_timeout,
+            metrics,
+            state: Arc::new(RwLock::new(State::Loading)),
+        }
+    }
+
+    /// The model is loaded: requests go to this engine.
+    pub fn start_serving(&self, engine: Engine) {
+        self.set(State::Serving(engine));
+    }
+
+    /// Answers probes with "not ready" and requests as before. Returns the engine when there is one.
+    pub fn leave(&self) -> Option<Engine> {
+        match self.get() {
+            State::Loading => None,
+            State::Serving(engine) | State::Leaving(engine) => {
+                self.set(State::Leaving(engine.clone()));
+                Some(engine)
+            }
+        }
+    }
+
+    pub(crate) fn engine(&self) -> Result<Engine, ApiError> {
+        match self.get() {
+            State::Serving(engine) | State::Leaving(engine) => Ok(engine),
+            State::Loading => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the model is still being loaded",
+            )
+            .with_code("loading")
+            .with_retry_after(Duration::from_secs(5))),
+        }
+    }
+
+    /// Why the server must be started again, if it must.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        match self.get() {
+            State::Serving(engine) | State::Leaving(engine) if engine.has_failed() => {
+                Some("the device failed")
+            }
+            _ => None,
+        }
+    }
+
+    /// Why no request should be sent here, if so.
+    pub(crate) fn obstacle(&self) -> Option<&'static str> {
+        self.fault().or_else(|| match self.get() {
+            State::Loading => Some("the model is being loaded"),
+            State::Serving(_) => None,
+            State::Leaving(_) => Some("the server is shutting down"),
+        })
+    }
+
+    fn get(&self) -> State {
+        self.state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}

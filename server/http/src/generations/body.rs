@@ -1,0 +1,206 @@
+//! The body of `POST /v1/images/generations`: OpenAI's fields and diffusers' beside them.
+//!
+//! Follows <https://platform.openai.com/docs/api-reference/images/create>; a field of OpenAI's that this server cannot
+//! serve is refused with the reason, never ignored.
+
+use super::fields::Fields;
+use crate::app::Identity;
+use crate::encode::ImageFormat;
+use crate::error::ApiError;
+use axum::http::StatusCode;
+use serde_json::Value;
+use zimage_core::limits::Limits;
+use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+
+/// Side of an image whose size is left out, in pixels.
+const DEFAULT_SIDE: u32 = 1024;
+/// JPEG quality where `output_compression` is left out.
+const DEFAULT_QUALITY: u8 = 95;
+const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, response_format, quality, background, \
+    moderation, user, stream, and diffusers' seed, width, height, num_inference_steps, guidance_scale, negative_prompt, \
+    cfg_normalization, cfg_truncation";
+
+/// What a body asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    /// One for each image.
+    pub(super) requests: Vec<ImageRequest>,
+    pub(super) format: ImageFormat,
+}
+
+/// Reads a body. `random_seed` is used where it names none.
+pub(super) fn parse(
+    body: &[u8],
+    identity: &Identity,
+    limits: &Limits,
+    random_seed: u64,
+) -> Result<Wish, ApiError> {
+    let mut fields = Fields::parse(body)?;
+    check_model(&mut fields, identity)?;
+    check_openai(&mut fields)?;
+    let prompt = fields.text("prompt")?.ok_or_else(|| {
+        ApiError::invalid("prompt", "prompt is required").with_code("missing_required_parameter")
+    })?;
+    let count = fields
+        .integer("n", 1..=u64::from(limits.max_images))?
+        .unwrap_or(1) as u32;
+    let (width, height) = size(&mut fields)?;
+    let format = format(&mut fields)?;
+    let seed = fields.integer("seed", 0..=u64::MAX)?.unwrap_or(random_seed);
+    let defaults = identity.variant.defaults();
+    let steps = fields.integer("num_inference_steps", 1..=u64::from(limits.max_steps))?;
+    let request = ImageRequest {
+        prompt,
+        negative_prompt: fields.text("negative_prompt")?.unwrap_or_default(),
+        width,
+        height,
+        num_inference_steps: steps.map_or(defaults.num_inference_steps, |steps| steps as u32),
+        guidance_scale: fields
+            .number("guidance_scale", 0.0..=100.0)?
+            .unwrap_or(defaults.guidance_scale),
+        cfg_normalization: cfg_normalization(&mut fields)?,
+        cfg_truncation: fields.number("cfg_truncation", 0.0..=1.0)?.unwrap_or(1.0),
+        noise: Noise {
+            seed,
+            index: 0,
+            count,
+        },
+        init: None,
+    };
+    fields.finish(KNOWN)?;
+    limits.check(&request)?;
+    let requests = (0..count)
+        .map(|index| ImageRequest {
+            noise: Noise { seed, index, count },
+            ..request.clone()
+        })
+        .collect();
+    Ok(Wish { requests, format })
+}
+
+fn check_model(fields: &mut Fields, identity: &Identity) -> Result<(), ApiError> {
+    let names = identity.names();
+    match fields.text("model")? {
+        Some(model) if !names.contains(&model.as_str()) => {
+            let message = format!(
+                "this server has no model {model:?}; it has {}",
+                names.join(" and ")
+            );
+            Err(ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// OpenAI's fields that have one meaning here at the most.
+fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
+    if fields.word("response_format", &["b64_json", "url"])? == Some("url") {
+        let message =
+            "response_format url is not served: this server stores no images; use b64_json";
+        return Err(ApiError::invalid("response_format", message));
+    }
+    if let Some(quality) = fields.text("quality")?
+        && !["auto", "standard"].contains(&quality.as_str())
+    {
+        let message = format!(
+            "quality {quality:?} is not served: num_inference_steps sets the quality; use auto"
+        );
+        return Err(ApiError::invalid("quality", message));
+    }
+    if fields.word("background", &["auto", "opaque", "transparent"])? == Some("transparent") {
+        let message = "background transparent is not served: the model makes opaque images";
+        return Err(ApiError::invalid("background", message));
+    }
+    if let Some(style) = fields.value("style") {
+        let message = format!("style {style} is not served: say it in the prompt");
+        return Err(ApiError::invalid("style", message));
+    }
+    for (name, off) in [
+        ("stream", Value::Bool(false)),
+        ("partial_images", Value::from(0)),
+    ] {
+        if fields.value(name).is_some_and(|value| value != off) {
+            return Err(ApiError::invalid(
+                name,
+                format!("{name} is not served yet: leave it out"),
+            ));
+        }
+    }
+    // Both change nothing: there is no moderation, and users are not told apart.
+    fields.word("moderation", &["auto", "low"])?;
+    fields.text("user")?;
+    Ok(())
+}
+
+fn size(fields: &mut Fields) -> Result<(u32, u32), ApiError> {
+    let side = |fields: &mut Fields, name| fields.integer(name, 1..=u64::from(u32::MAX));
+    let (width, height) = (side(fields, "width")?, side(fields, "height")?);
+    let text = fields.text("size")?;
+    match (text.as_deref(), width, height) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(ApiError::invalid(
+            "size",
+            "size and width with height exclude each other",
+        )),
+        (None | Some("auto"), None, None) => Ok((DEFAULT_SIDE, DEFAULT_SIDE)),
+        (None, width, height) => {
+            let side = |side: Option<u64>| side.map_or(DEFAULT_SIDE, |side| side as u32);
+            Ok((side(width), side(height)))
+        }
+        (Some(text), None, None) => {
+            let sides = text
+                .split_once('x')
+                .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+            let fault = || {
+                ApiError::invalid(
+                    "size",
+                    format!("size must be auto or WIDTHxHEIGHT such as 1024x1024, not {text:?}"),
+                )
+            };
+            sides.ok_or_else(fault)
+        }
+    }
+}
+
+fn format(fields: &mut Fields) -> Result<ImageFormat, ApiError> {
+    let compression = fields.integer("output_compression", 0..=100)?;
+    let format = fields
+        .word("output_format", &["png", "jpeg", "webp"])?
+        .unwrap_or("png");
+    if let (Some(_), "png" | "webp") = (compression, format) {
+        let message =
+            format!("output_compression needs output_format jpeg: {format} is lossless here");
+        return Err(ApiError::invalid("output_compression", message));
+    }
+    Ok(match format {
+        "jpeg" => {
+            ImageFormat::Jpeg(compression.map_or(DEFAULT_QUALITY, |value| value.max(1) as u8))
+        }
+        "webp" => ImageFormat::Webp,
+        _ => ImageFormat::Png,
+    })
+}
+
+/// diffusers takes a boolean or a number: true is a clamp to the conditional prediction's own norm.
+fn cfg_normalization(fields: &mut Fields) -> Result<CfgNormalization, ApiError> {
+    match fields.value("cfg_normalization") {
+        None | Some(Value::Bool(false)) => Ok(CfgNormalization::Off),
+        Some(Value::Bool(true)) => Ok(CfgNormalization::Clamp(1.0)),
+        Some(value) => {
+            let fault = || {
+                let message = format!(
+                    "cfg_normalization must be true, false or a number from 0 to 100, not {value}"
+                );
+                ApiError::invalid("cfg_normalization", message)
+            };
+            let number = value
+                .as_f64()
+                .filter(|number| (0.0..=100.0).contains(number))
+                .ok_or_else(fault)?;
+            Ok(if number > 0.0 {
+                CfgNormalization::Clamp(number as f32)
+            } else {
+                CfgNormalization::Off
+            })
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `/healthz`: must the process be started again? `/readyz`: may requests be sent here?
+
+use crate::app::App;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+pub(crate) async fn healthz(State(app): State<App>) -> (StatusCode, &'static str) {
+    answer(app.fault())
+}
+
+pub(crate) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str) {
+    answer(app.obstacle())
+}
+
+fn answer(obstacle: Option<&'static str>) -> (StatusCode, &'static str) {
+    obstacle.map_or((StatusCode::OK, "ok"), |why| {
+        (StatusCode::SERVICE_UNAVAILABLE, why)
+    })
+}

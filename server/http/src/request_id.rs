@@ -1,0 +1,41 @@
+//! `x-request-id`: the client's, or one of our own; in the log line and in the answer.
+
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+use std::time::Instant;
+use uuid::Uuid;
+
+const HEADER: &str = "x-request-id";
+const MOST_CHARACTERS: usize = 128;
+
+/// Gives the request an id and writes one log line about it. The body is never logged.
+pub(crate) async fn log(request: Request, next: Next) -> Response {
+    let id = accepted(request.headers().get(HEADER)).unwrap_or_else(own);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
+    let mut response = next.run(request).await;
+    let status = response.status().as_u16();
+    let seconds = began.elapsed().as_secs_f64();
+    let request_id = id.to_str().unwrap_or_default();
+    if path.starts_with("/v1/") {
+        tracing::info!(%method, path, status, seconds, request_id, "request");
+    } else {
+        tracing::debug!(%method, path, status, seconds, request_id, "request");
+    }
+    response.headers_mut().insert(HEADER, id);
+    response
+}
+
+/// An id that is short and prints.
+fn accepted(id: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let id = id?;
+    let prints = id.as_bytes().iter().all(u8::is_ascii_graphic);
+    (prints && !id.is_empty() && id.len() <= MOST_CHARACTERS).then(|| id.clone())
+}
+
+fn own() -> HeaderValue {
+    let id = Uuid::new_v4().to_string();
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}

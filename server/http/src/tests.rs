@@ -1,0 +1,408 @@
+//! The interface as its clients see it.
+
+use crate::{App, HttpMetrics, Identity, api};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::sync::mpsc;
+use std::time::Duration;
+use tower::ServiceExt;
+use zimage_core::executor::ExecutorError;
+use zimage_core::fake::{Call, FakeExecutor};
+use zimage_core::limits::Limits;
+use zimage_core::variant::Variant;
+use zimage_engine::{Engine, EngineMetrics, EngineOptions};
+
+fn loading() -> App {
+    let identity = Identity {
+        variant: Variant::Turbo,
+        alias: Some("fox".to_owned()),
+        tier: Some("primary".to_owned()),
+    };
+    App::new(
+        identity,
+        Limits::default(),
+        Duration::from_secs(60),
+        HttpMetrics::default(),
+    )
+}
+
+fn engine(before: impl FnMut(Call) -> Result<(), ExecutorError> + Send + 'static) -> Engine {
+    let options = EngineOptions {
+        max_batch_size: 1,
+        max_queue_length: 1,
+    };
+    Engine::start(
+        Box::new(FakeExecutor::new(before)),
+        options,
+        EngineMetrics::default(),
+    )
+    .unwrap()
+}
+
+fn serving() -> App {
+    let app = loading();
+    app.start_serving(engine(|_| Ok(())));
+    app
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: header::HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn error(&self, field: &str) -> &Value {
+        &self.body["error"][field]
+    }
+
+    fn images(&self) -> Vec<Vec<u8>> {
+        let data = self.body["data"].as_array().unwrap();
+        data.iter()
+            .map(|image| {
+                STANDARD
+                    .decode(image["b64_json"].as_str().unwrap())
+                    .unwrap()
+            })
+            .collect()
+    }
+}
+
+async fn send(app: &App, request: Request<Body>) -> Answer {
+    let router: Router = api(app.clone());
+    let response = router.oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, 64 << 20).await.unwrap();
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes)));
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
+}
+
+async fn get(app: &App, path: &str) -> Answer {
+    send(app, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+async fn post(app: &App, body: impl Into<Body>) -> Answer {
+    let request =
+        Request::post("/v1/images/generations").header(header::CONTENT_TYPE, "application/json");
+    send(app, request.body(body.into()).unwrap()).await
+}
+
+/// A body with a prompt, a small size and `more`.
+fn wish(more: Value) -> String {
+    let mut body = json!({"prompt": "a fox in the snow", "size": "64x64"});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    body.to_string()
+}
+
+#[tokio::test]
+async fn a_prompt_becomes_an_image_of_the_size_asked_for() {
+    let answer = post(&serving(), wish(json!({"size": "128x64", "seed": 7}))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert_eq!(&answer.images()[0][..8], b"\x89PNG\r\n\x1a\n");
+    let image = image::load_from_memory(&answer.images()[0]).unwrap();
+    assert_eq!((image.width(), image.height()), (128, 64));
+    assert_eq!(answer.body["size"], "128x64");
+    assert_eq!(answer.body["seed"], 7);
+    assert_eq!(answer.body["num_inference_steps"], 8);
+    assert_eq!(answer.body["usage"]["input_tokens"], 5);
+    assert_eq!(answer.header("x-zimage-tier"), Some("primary"));
+    assert_eq!(answer.header("x-zimage-model"), Some("z-image-turbo"));
+    assert_eq!(answer.header("x-zimage-seed"), Some("7"));
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_image_and_another_seed_another() {
+    let app = serving();
+    let image = async |seed: u64| {
+        post(&app, wish(json!({"seed": seed})))
+            .await
+            .images()
+            .remove(0)
+    };
+    assert_eq!(image(1).await, image(1).await);
+    assert_ne!(image(1).await, image(2).await);
+}
+
+#[tokio::test]
+async fn without_a_seed_the_answer_tells_the_one_that_was_drawn() {
+    let app = serving();
+    let drawn = post(&app, wish(json!({}))).await;
+    let again = post(&app, wish(json!({"seed": drawn.body["seed"]}))).await;
+    assert_eq!(drawn.images(), again.images());
+}
+
+#[tokio::test]
+async fn several_images_of_a_request_differ() {
+    let images = post(&serving(), wish(json!({"n": 2, "seed": 1})))
+        .await
+        .images();
+    assert_eq!(images.len(), 2);
+    assert_ne!(images[0], images[1]);
+}
+
+#[tokio::test]
+async fn other_file_formats_can_be_asked_for() {
+    for (format, start) in [("jpeg", &b"\xff\xd8\xff"[..]), ("webp", b"RIFF")] {
+        let answer = post(&serving(), wish(json!({"output_format": format}))).await;
+        assert!(answer.images()[0].starts_with(start), "{format}");
+        assert_eq!(answer.body["output_format"], format);
+    }
+}
+
+#[tokio::test]
+async fn values_that_openais_clients_send_by_default_are_taken() {
+    let defaults = json!({"model": "fox", "n": 1, "quality": "auto", "background": "auto", "moderation": "auto",
+        "response_format": "b64_json", "stream": false, "partial_images": 0, "user": "me", "style": null});
+    let answer = post(&serving(), wish(defaults)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
+    let app = serving();
+    for (body, param, reason) in [
+        (
+            json!({"response_format": "url"}),
+            "response_format",
+            "stores no images",
+        ),
+        (json!({"quality": "high"}), "quality", "num_inference_steps"),
+        (json!({"background": "transparent"}), "background", "opaque"),
+        (json!({"style": "vivid"}), "style", "prompt"),
+        (json!({"stream": true}), "stream", "not served"),
+        (
+            json!({"output_compression": 50}),
+            "output_compression",
+            "jpeg",
+        ),
+        (
+            json!({"output_format": "gif"}),
+            "output_format",
+            "png, jpeg, webp",
+        ),
+        (json!({"size": "1000x1000"}), "width", "992 or 1008"),
+        (json!({"size": "big"}), "size", "1024x1024"),
+        (json!({"width": 64}), "size", "exclude"),
+        (json!({"n": 0}), "n", "from 1 to 10"),
+        (json!({"n": 11}), "n", "from 1 to 10"),
+        (json!({"n": "two"}), "n", "integer"),
+        (json!({"seed": -1}), "seed", "from 0"),
+        (json!({"seed": 1.5}), "seed", "integer"),
+        (
+            json!({"num_inference_steps": 0}),
+            "num_inference_steps",
+            "from 1 to 100",
+        ),
+        (
+            json!({"guidance_scale": "high"}),
+            "guidance_scale",
+            "number",
+        ),
+        (
+            json!({"cfg_normalization": "yes"}),
+            "cfg_normalization",
+            "true, false or a number",
+        ),
+        (
+            json!({"cfg_truncation": 2}),
+            "cfg_truncation",
+            "from 0 to 1",
+        ),
+        (json!({"prompt": 7}), "prompt", "string"),
+        (json!({"prompt": null}), "prompt", "required"),
+        (json!({"promt": "typo"}), "promt", "unknown field"),
+    ] {
+        let answer = post(&app, wish(body.clone())).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::BAD_REQUEST,
+            "{body}: {}",
+            answer.body
+        );
+        assert_eq!(answer.error("param"), param, "{body}");
+        assert_eq!(answer.error("type"), "invalid_request_error", "{body}");
+        let message = answer.error("message").as_str().unwrap();
+        assert!(message.contains(reason), "{body}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_object_is_refused() {
+    for body in ["", "[]", "{", "\"prompt\""] {
+        let answer = post(&serving(), body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(answer.error("code"), "invalid_json", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(2 << 20)}))).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(answer.error("type"), "invalid_request_error");
+}
+
+#[tokio::test]
+async fn another_model_is_not_found() {
+    let answer = post(&serving(), wish(json!({"model": "z-image"}))).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(answer.error("code"), "model_not_found");
+    assert!(
+        answer
+            .error("message")
+            .as_str()
+            .unwrap()
+            .contains("z-image-turbo and fox")
+    );
+}
+
+#[tokio::test]
+async fn the_models_are_listed_as_openai_does() {
+    let answer = get(&serving(), "/v1/models").await;
+    let names: Vec<_> = answer.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| &model["id"])
+        .collect();
+    assert_eq!(names, ["z-image-turbo", "fox"]);
+    assert_eq!(answer.body["object"], "list");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_have_the_envelope_and_metrics_are_not_here() {
+    let app = serving();
+    assert_eq!(get(&app, "/metrics").await.error("code"), "unknown_url");
+    let answer = get(&app, "/v1/images/generations").await;
+    assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(answer.error("code"), "method_not_supported");
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_again() {
+    let (release, held) = mpsc::channel::<()>();
+    let app = loading();
+    app.start_serving(engine(move |_| {
+        // Ends when the test drops its end.
+        let _released = held.recv();
+        Ok(())
+    }));
+    let engine = app.engine().unwrap();
+    let answers = futures::future::join_all((0..3).map(|_| async {
+        let answer = post(&app, wish(json!({}))).await;
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            return Some(answer);
+        }
+        None
+    }));
+    let refused = async {
+        let mut answers = std::pin::pin!(answers);
+        let first = tokio::time::timeout(Duration::from_millis(300), &mut answers).await;
+        assert!(first.is_err(), "two of the three wait for the device");
+        drop(release);
+        answers.await
+    };
+    let refused: Vec<_> = refused.await.into_iter().flatten().collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].error("code"), "queue_full");
+    assert!(
+        refused[0]
+            .header("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >= 1
+    );
+    assert!(!engine.has_failed());
+}
+
+#[tokio::test]
+async fn a_cut_prompt_is_told() {
+    let long = "word ".repeat(600);
+    let answer = post(&serving(), wish(json!({"prompt": long}))).await;
+    assert!(
+        answer.body["warnings"][0].as_str().unwrap().contains("512"),
+        "{}",
+        answer.body["warnings"]
+    );
+}
+
+#[tokio::test]
+async fn a_lost_device_gives_a_retryable_error_and_a_restart() {
+    let app = loading();
+    app.start_serving(engine(|call| match call {
+        Call::Decode => Err(ExecutorError::DeviceLost("XID 79".to_owned())),
+        _ => Ok(()),
+    }));
+    let answer = post(&app, wish(json!({}))).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.header("retry-after").is_some());
+    app.engine().unwrap().failed().await;
+    assert_eq!(
+        get(&app, "/healthz").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(get(&app, "/readyz").await.body, "the device failed");
+}
+
+#[tokio::test]
+async fn probes_tell_loading_serving_and_leaving_apart() {
+    let app = loading();
+    assert_eq!(get(&app, "/healthz").await.status, StatusCode::OK);
+    assert_eq!(
+        get(&app, "/readyz").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    let early = post(&app, wish(json!({}))).await;
+    assert_eq!(
+        (early.status, early.error("code")),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("loading"))
+    );
+    app.start_serving(engine(|_| Ok(())));
+    assert_eq!(get(&app, "/readyz").await.status, StatusCode::OK);
+    assert!(app.leave().is_some());
+    assert_eq!(get(&app, "/healthz").await.status, StatusCode::OK);
+    assert_eq!(
+        get(&app, "/readyz").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(
+        post(&app, wish(json!({}))).await.status,
+        StatusCode::OK,
+        "what still comes is served"
+    );
+}
+
+#[tokio::test]
+async fn request_ids_are_kept_when_they_are_decent() {
+    let app = serving();
+    let ask = async |id: &str| {
+        let request = Request::get("/v1/models")
+            .header("x-request-id", id)
+            .body(Body::empty())
+            .unwrap();
+        send(&app, request)
+            .await
+            .header("x-request-id")
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(ask("abc-1").await, "abc-1");
+    assert_ne!(ask("two words").await, "two words");
+    assert_eq!(ask(&"x".repeat(200)).await.len(), 36);
+}
