@@ -10,6 +10,7 @@ use crate::{read, validate};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model in the Hugging Face layout: its configurations, its mapped weights and its tokenizer.
 pub struct Checkpoint {
@@ -20,7 +21,7 @@ pub struct Checkpoint {
     scheduler: SchedulerConfig,
     /// In the order of [`Component::ALL`].
     weights: [Weights; 3],
-    prompts: PromptEncoder,
+    prompts: Arc<PromptEncoder>,
 }
 
 impl Checkpoint {
@@ -95,7 +96,7 @@ impl Checkpoint {
                 Weights::open(dir, b)?,
                 Weights::open(dir, c)?,
             ],
-            prompts: PromptEncoder::open(dir)?,
+            prompts: Arc::new(PromptEncoder::open(dir)?),
         })
     }
 
@@ -162,12 +163,9 @@ impl Checkpoint {
         Err(CheckpointError::new(self.path_of(component, name), problem))
     }
 
-    /// The prompt inside the chat template.
-    ///
-    /// # Errors
-    /// When the template fails.
-    pub fn render(&self, prompt: &str) -> Result<String, CheckpointError> {
-        self.prompts.render(prompt)
+    /// The tokenizer and the chat template, which outlive the checkpoint where they are shared.
+    pub fn prompt_encoder(&self) -> Arc<PromptEncoder> {
+        Arc::clone(&self.prompts)
     }
 
     /// The tokens of the prompt inside the chat template.

@@ -27,6 +27,6 @@ pub use checkpoint::Checkpoint;
 pub use component::Component;
 pub use error::CheckpointError;
 pub use make_model::make_model;
-pub use prompt::{EncodedPrompt, MAX_TOKENS};
+pub use prompt::{EncodedPrompt, MAX_TOKENS, PromptEncoder};
 pub use shape::{Shape, UnknownShape};
 pub use weights::{DType, TensorView};

@@ -30,7 +30,7 @@ struct TokenizerConfig {
 }
 
 /// A checkpoint's tokenizer and chat template.
-pub(crate) struct PromptEncoder {
+pub struct PromptEncoder {
     path: PathBuf,
     tokenizer: Tokenizer,
     environment: Environment<'static>,
@@ -61,8 +61,14 @@ impl PromptEncoder {
         };
         let mut environment = Environment::new();
         // As transformers sets jinja2 up.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(CheckpointError::while_doing(&template_path, "set the syntax up"))?);
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
+        environment.set_syntax(syntax.map_err(CheckpointError::while_doing(
+            &template_path,
+            "set the syntax up",
+        ))?);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_template_owned(TEMPLATE, template).map_err(
             CheckpointError::while_doing(&template_path, "read the chat template"),
@@ -75,7 +81,10 @@ impl PromptEncoder {
     }
 
     /// The prompt inside the chat template, as diffusers' `ZImagePipeline` asks for it.
-    pub(crate) fn render(&self, prompt: &str) -> Result<String, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn render(&self, prompt: &str) -> Result<String, CheckpointError> {
         let failed = |cause: minijinja::Error| {
             CheckpointError::while_doing(&self.path, "render the chat template")(cause)
         };
@@ -92,7 +101,10 @@ impl PromptEncoder {
     }
 
     /// The token ids of the prompt inside the chat template.
-    pub(crate) fn encode(&self, prompt: &str) -> Result<EncodedPrompt, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the template or the tokenizer fails.
+    pub fn encode(&self, prompt: &str) -> Result<EncodedPrompt, CheckpointError> {
         let text = self.render(prompt)?;
         let encoding =
             self.tokenizer

@@ -1,1 +1,31 @@
+//! Z-Image on candle: the portable reference, on the CPU in float32.
+//!
+//! ```text
+//! prompt ─> TextEncoder ─> Transformer::caption ─┐
+//! seed ───> noise ─────────────────────────────> Transformer::forward ─> Guidance ─> NoiseSchedule ─> Decoder ─> pixels
+//!                                                └──────────── one step, repeated ───────────┘
+//! ```
+//!
+//! Invariants: every number follows diffusers 0.42.1 (`ZImagePipeline`) with torch on the CPU in float32; requests are
+//! computed one after the other, so a batch never changes an image; latents are float32; noise is torch's, bit for bit.
+#![forbid(unsafe_code)]
 
+mod attention;
+mod error;
+mod executor;
+mod guidance;
+pub mod noise;
+mod norm;
+mod oracle;
+mod part;
+mod preview;
+mod rope;
+mod schedule;
+mod text_encoder;
+mod transformer;
+mod vae;
+mod validate;
+
+pub use error::LoadError;
+pub use executor::CandleExecutor;
+pub use oracle::Stage;

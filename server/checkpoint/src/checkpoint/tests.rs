@@ -55,7 +55,7 @@ fn tensors_are_found_in_any_shard_with_or_without_prefix() {
 fn prompt_is_encoded_inside_the_chat_template() {
     let dir = model(Shape::Tiny);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let text = checkpoint.render("a cat").unwrap();
+    let text = checkpoint.prompt_encoder().render("a cat").unwrap();
     assert_eq!(
         text,
         "<|im_start|>user\na cat<|im_end|>\n<|im_start|>assistant\n"

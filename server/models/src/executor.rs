@@ -1,0 +1,202 @@
+//! The seam to the engine: requests in slots, one step at a time.
+
+use crate::error::LoadError;
+use crate::guidance::Guidance;
+use crate::noise::image_noise;
+use crate::preview::Projection;
+use crate::schedule::NoiseSchedule;
+use crate::text_encoder::TextEncoder;
+use crate::transformer::{Caption, Transformer};
+use crate::vae::{Decoder, to_pixels};
+use crate::validate;
+use candle_core::{Device, Tensor};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use zimage_checkpoint::config::SchedulerConfig;
+use zimage_checkpoint::{Checkpoint, EncodedPrompt, PromptEncoder};
+use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
+use zimage_core::pixels::Pixels;
+use zimage_core::request::ImageRequest;
+
+/// Z-Image on the CPU in float32, as diffusers computes it.
+pub struct CandleExecutor {
+    prompts: Arc<PromptEncoder>,
+    pub(crate) text_encoder: TextEncoder,
+    transformer: Transformer,
+    pub(crate) decoder: Decoder,
+    scheduler: SchedulerConfig,
+    /// Measured at the first preview.
+    projection: OnceCell<Projection>,
+    states: BTreeMap<Slot, State>,
+    next_slot: u32,
+}
+
+/// A request between two steps.
+pub(crate) struct State {
+    /// (channels, height / 8, width / 8)
+    pub(crate) latents: Tensor,
+    schedule: NoiseSchedule,
+    step: usize,
+    caption: Caption,
+    guidance: Option<(Guidance, Caption)>,
+}
+
+impl CandleExecutor {
+    /// Reads the weights that are computed with: all but the text encoder's last layer and the VAE's encoder.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape than the configuration says.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        Ok(Self {
+            prompts: checkpoint.prompt_encoder(),
+            text_encoder: TextEncoder::load(checkpoint)?,
+            transformer: Transformer::load(checkpoint)?,
+            decoder: Decoder::load(checkpoint)?,
+            scheduler: checkpoint.scheduler().clone(),
+            projection: OnceCell::new(),
+            states: BTreeMap::new(),
+            next_slot: 0,
+        })
+    }
+
+    pub(crate) fn encode(
+        &self,
+        field: &'static str,
+        prompt: &str,
+    ) -> Result<EncodedPrompt, ExecutorError> {
+        let encoded = self
+            .prompts
+            .encode(prompt)
+            .map_err(|error| ExecutorError::Failed(error.to_string()))?;
+        let (length, [longest, ..]) = (encoded.ids.len(), self.transformer.limits());
+        let message = match length {
+            0 => "the chat template made no text of the prompt".to_owned(),
+            _ if length.next_multiple_of(32) > longest => {
+                format!(
+                    "{field} has {length} tokens; this model computes at most {}",
+                    longest / 32 * 32
+                )
+            }
+            _ => return Ok(encoded),
+        };
+        Err(ExecutorError::InvalidRequest { field, message })
+    }
+
+    fn start(
+        &self,
+        request: &ImageRequest,
+        prompt: &[u32],
+        negative: Option<&[u32]>,
+    ) -> candle_core::Result<State> {
+        let (height, width) = (request.height as usize / 8, request.width as usize / 8);
+        let caption = |ids| {
+            let hidden = self.text_encoder.forward(ids)?;
+            self.transformer.caption(&hidden, height / 2, width / 2)
+        };
+        let shape = (self.transformer.channels(), height, width);
+        let noise = image_noise(request.noise, shape.0 * height * width);
+        let negative = negative.map(caption).transpose()?;
+        Ok(State {
+            latents: Tensor::from_vec(noise, shape, &Device::Cpu)?,
+            schedule: NoiseSchedule::new(&self.scheduler, request.num_inference_steps),
+            step: 0,
+            caption: caption(prompt)?,
+            guidance: Guidance::of(request).zip(negative),
+        })
+    }
+
+    pub(crate) fn state(&self, slot: Slot) -> Result<&State, ExecutorError> {
+        self.states
+            .get(&slot)
+            .ok_or_else(|| ExecutorError::Failed(format!("slot {} is not taken", slot.0)))
+    }
+}
+
+impl State {
+    /// The latents after the next step.
+    fn next(&self, transformer: &Transformer) -> candle_core::Result<Tensor> {
+        let time = self.schedule.time(self.step);
+        let mut prediction = transformer.forward(&self.latents, time, &self.caption)?;
+        if let Some((guidance, negative)) = &self.guidance
+            && guidance.applies_at(time)
+        {
+            let negative = transformer.forward(&self.latents, time, negative)?;
+            prediction = guidance.join(&prediction, &negative)?;
+        }
+        // The model predicts from noise to image, the schedule counts from image to noise.
+        &self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?
+    }
+}
+
+pub(crate) fn failed(error: candle_core::Error) -> ExecutorError {
+    ExecutorError::Failed(error.to_string())
+}
+
+impl Executor for CandleExecutor {
+    fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
+        let [_, rows, columns] = self.transformer.limits();
+        validate::check(request, rows, columns)?;
+        let prompt = self.encode("prompt", &request.prompt)?;
+        let negative = match Guidance::of(request) {
+            Some(_) => Some(
+                self.encode("negative_prompt", &request.negative_prompt)?
+                    .ids,
+            ),
+            None => None,
+        };
+        let state = self
+            .start(request, &prompt.ids, negative.as_deref())
+            .map_err(failed)?;
+        let slot = Slot(self.next_slot);
+        // Wraps after four thousand million requests, when the first are long released.
+        self.next_slot = self.next_slot.wrapping_add(1);
+        self.states.insert(slot, state);
+        Ok(Begun {
+            slot,
+            steps: request.num_inference_steps,
+            prompt_tokens: prompt.ids.len() as u32,
+            truncated: prompt.truncated,
+        })
+    }
+
+    fn step(&mut self, slots: &[Slot]) -> Result<(), ExecutorError> {
+        for &slot in slots {
+            let state = self.state(slot)?;
+            if state.step >= state.schedule.steps() {
+                return Err(ExecutorError::Failed(format!(
+                    "slot {} has no step left",
+                    slot.0
+                )));
+            }
+            let latents = state.next(&self.transformer).map_err(failed)?;
+            if let Some(state) = self.states.get_mut(&slot) {
+                state.latents = latents;
+                state.step += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn preview(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
+        let latents = &self.state(slot)?.latents;
+        let projection = match self.projection.get() {
+            Some(projection) => projection,
+            None => {
+                let measured = Projection::measure(&self.decoder, self.transformer.channels())
+                    .map_err(failed)?;
+                self.projection.get_or_init(|| measured)
+            }
+        };
+        projection.apply(latents).map_err(failed)
+    }
+
+    fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
+        let image = self.decoder.forward(&self.state(slot)?.latents);
+        image.and_then(|image| to_pixels(&image)).map_err(failed)
+    }
+
+    fn release(&mut self, slot: Slot) {
+        self.states.remove(&slot);
+    }
+}

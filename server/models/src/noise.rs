@@ -1,0 +1,95 @@
+//! The numbers of `torch.randn` with `torch.Generator("cpu")`, bit for bit.
+//!
+//! Follows PyTorch's `normal_fill_AVX2` (aten/src/ATen/native/cpu/DistributionTemplates.h), whose logarithm, sine and
+//! cosine are the Cephes polynomials of `avx_mathfun.h` with the multiply-adds that its compiler fuses. The arithmetic
+//! here is that of one lane, so every machine gives what a machine with AVX2 gives PyTorch; PyTorch itself differs in
+//! the last bits on machines without AVX2.
+
+mod cephes;
+
+use rand_mt::Mt;
+use std::f32::consts::TAU;
+use zimage_core::request::Noise;
+
+/// Numbers that PyTorch computes at once: eight radii and eight angles.
+const BLOCK: usize = 16;
+
+/// The block of `count` numbers that belongs to an image of a request: diffusers draws all images' noise at once.
+pub fn image_noise(noise: Noise, count: usize) -> Vec<f32> {
+    let before = noise.index as usize * count;
+    if !count.is_multiple_of(BLOCK) {
+        let all = randn(noise.seed, noise.count as usize * count);
+        return all[before..before + count].to_vec();
+    }
+    // Whole blocks depend on their own numbers only.
+    let mut engine = Mt::new(noise.seed as u32);
+    for _ in 0..before {
+        engine.next_u32();
+    }
+    fill(&mut engine, count)
+}
+
+/// `torch.randn(count, generator=torch.Generator("cpu").manual_seed(seed))`.
+pub fn randn(seed: u64, count: usize) -> Vec<f32> {
+    // Only the lower half of the seed reaches the engine.
+    let mut engine = Mt::new(seed as u32);
+    if count < BLOCK {
+        return few(&mut engine, count);
+    }
+    fill(&mut engine, count)
+}
+
+/// PyTorch's path for sixteen numbers and more.
+fn fill(engine: &mut Mt, count: usize) -> Vec<f32> {
+    let mut numbers: Vec<f32> = (0..count).map(|_| uniform(engine)).collect();
+    let (blocks, rest) = numbers.as_chunks_mut::<BLOCK>();
+    for block in blocks {
+        normal(block);
+    }
+    if !rest.is_empty() {
+        // The last sixteen are drawn again, those that were already there included.
+        let mut last: [f32; BLOCK] = std::array::from_fn(|_| uniform(engine));
+        normal(&mut last);
+        numbers[count - BLOCK..].copy_from_slice(&last);
+    }
+    numbers
+}
+
+/// A number from 0 to 1, 1 excluded, of 24 bits.
+fn uniform(engine: &mut Mt) -> f32 {
+    (engine.next_u32() & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0)
+}
+
+/// The Box-Muller transform of eight pairs, in place.
+fn normal(block: &mut [f32; BLOCK]) {
+    for i in 0..BLOCK / 2 {
+        let radius = (-2.0 * cephes::ln(1.0 - block[i])).sqrt();
+        let (sine, cosine) = cephes::sin_cos(TAU * block[i + BLOCK / 2]);
+        // PyTorch adds the mean, which makes a negative zero positive.
+        block[i] = radius * cosine + 0.0;
+        block[i + BLOCK / 2] = radius * sine + 0.0;
+    }
+}
+
+/// PyTorch's path for fewer than sixteen numbers: pairs in double precision.
+fn few(engine: &mut Mt, count: usize) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(count + 1);
+    while numbers.len() < count {
+        let angle = std::f64::consts::TAU * uniform_double(engine);
+        let radius = (-2.0 * (-uniform_double(engine)).ln_1p()).sqrt();
+        numbers.push((radius * angle.cos()) as f32);
+        numbers.push((radius * angle.sin()) as f32);
+    }
+    numbers.truncate(count);
+    numbers
+}
+
+/// A number from 0 to 1, 1 excluded, of 53 bits.
+fn uniform_double(engine: &mut Mt) -> f64 {
+    let (high, low) = (engine.next_u32(), engine.next_u32());
+    let bits = (u64::from(high) << 32 | u64::from(low)) & ((1 << 53) - 1);
+    bits as f64 * (1.0 / 9_007_199_254_740_992.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! The tensors between the stages, to compare another implementation with this one.
+
+use crate::executor::{CandleExecutor, failed};
+use candle_core::{Result, Tensor};
+use zimage_core::executor::{ExecutorError, Slot};
+
+/// A tensor between two stages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Values, row by row.
+    pub values: Vec<f32>,
+}
+
+impl Stage {
+    fn of(tensor: &Tensor) -> Result<Self> {
+        Ok(Self {
+            shape: tensor.dims().to_vec(),
+            values: tensor.flatten_all()?.to_vec1()?,
+        })
+    }
+}
+
+impl CandleExecutor {
+    /// diffusers' `prompt_embeds`: (tokens, hidden).
+    ///
+    /// # Errors
+    /// As for [`begin`](zimage_core::executor::Executor::begin).
+    pub fn prompt_embeds(&self, prompt: &str) -> std::result::Result<Stage, ExecutorError> {
+        let ids = self.encode("prompt", prompt)?.ids;
+        self.text_encoder
+            .forward(&ids)
+            .and_then(|embeds| Stage::of(&embeds))
+            .map_err(failed)
+    }
+
+    /// A slot's latents: (channels, height / 8, width / 8).
+    ///
+    /// # Errors
+    /// When the slot is not taken.
+    pub fn latents(&self, slot: Slot) -> std::result::Result<Stage, ExecutorError> {
+        Stage::of(&self.state(slot)?.latents).map_err(failed)
+    }
+
+    /// The decoder's output for a slot, from -1 to 1 and a little beyond: (3, height, width).
+    ///
+    /// # Errors
+    /// When the slot is not taken.
+    pub fn decoded(&self, slot: Slot) -> std::result::Result<Stage, ExecutorError> {
+        self.decoder
+            .forward(&self.state(slot)?.latents)
+            .and_then(|image| Stage::of(&image))
+            .map_err(failed)
+    }
+}

@@ -1,0 +1,89 @@
+//! Layers read from a part of a checkpoint, in float32 on the CPU.
+
+use crate::error::LoadError;
+use candle_core::{Device, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig, Linear};
+use std::fmt::Display;
+use zimage_checkpoint::{Checkpoint, Component};
+
+/// A module's place in a checkpoint: its weights are below one name.
+pub(crate) struct Part<'a> {
+    checkpoint: &'a Checkpoint,
+    component: Component,
+    name: String,
+}
+
+impl<'a> Part<'a> {
+    pub(crate) const fn root(checkpoint: &'a Checkpoint, component: Component) -> Self {
+        Self {
+            checkpoint,
+            component,
+            name: String::new(),
+        }
+    }
+
+    /// The module below this one.
+    pub(crate) fn at(&self, name: impl Display) -> Self {
+        Self {
+            name: self.join(name),
+            ..*self
+        }
+    }
+
+    fn join(&self, name: impl Display) -> String {
+        if self.name.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.name)
+        }
+    }
+
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let view = self
+            .checkpoint
+            .tensor_of_shape(self.component, &self.join(name), shape)?;
+        Ok(Tensor::from_vec(view.to_f32(), shape, &Device::Cpu)?)
+    }
+
+    pub(crate) fn weight(&self, size: usize) -> Result<Tensor, LoadError> {
+        self.tensor("weight", &[size])
+    }
+
+    pub(crate) fn linear(&self, inputs: usize, outputs: usize) -> Result<Linear, LoadError> {
+        let bias = self.tensor("bias", &[outputs])?;
+        Ok(Linear::new(
+            self.tensor("weight", &[outputs, inputs])?,
+            Some(bias),
+        ))
+    }
+
+    pub(crate) fn linear_no_bias(
+        &self,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Linear, LoadError> {
+        Ok(Linear::new(
+            self.tensor("weight", &[outputs, inputs])?,
+            None,
+        ))
+    }
+
+    /// A convolution that keeps the size: 1 x 1 or 3 x 3.
+    pub(crate) fn conv(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+    ) -> Result<Conv2d, LoadError> {
+        let weight = self.tensor("weight", &[outputs, inputs, kernel, kernel])?;
+        let config = Conv2dConfig {
+            padding: kernel / 2,
+            ..Conv2dConfig::default()
+        };
+        Ok(Conv2d::new(
+            weight,
+            Some(self.tensor("bias", &[outputs])?),
+            config,
+        ))
+    }
+}

@@ -1,0 +1,198 @@
+//! diffusers' `ZImageTransformer2DModel` for one image at a time.
+
+mod block;
+mod positions;
+
+use crate::error::LoadError;
+use crate::norm::{RmsNorm, layer_norm};
+use crate::part::Part;
+use block::Block;
+use candle_core::{Module as _, Result, Tensor};
+use candle_nn::Linear;
+use positions::SEQUENCE_MULTIPLE;
+use zimage_checkpoint::config::TransformerConfig;
+use zimage_checkpoint::{Checkpoint, Component};
+
+/// Width of the first layer of the time's embedding.
+const TIME_HIDDEN: usize = 1024;
+
+/// Sines and cosines that a time is made into.
+const TIME_FREQUENCIES: usize = 256;
+
+/// The denoising transformer.
+pub(crate) struct Transformer {
+    config: TransformerConfig,
+    x_embedder: Linear,
+    x_pad_token: Tensor,
+    cap_norm: RmsNorm,
+    cap_embedder: Linear,
+    cap_pad_token: Tensor,
+    time_in: Linear,
+    time_out: Linear,
+    noise_refiner: Vec<Block>,
+    context_refiner: Vec<Block>,
+    layers: Vec<Block>,
+    final_modulation: Linear,
+    final_linear: Linear,
+}
+
+/// A prompt as the transformer sees it at every step, for one image size.
+pub(crate) struct Caption {
+    /// (tokens, dim), padded.
+    tokens: Tensor,
+    image_rope: (Tensor, Tensor),
+    joint_rope: (Tensor, Tensor),
+}
+
+impl Transformer {
+    pub(crate) fn load(checkpoint: &Checkpoint) -> std::result::Result<Self, LoadError> {
+        let config = checkpoint.transformer().clone();
+        let part = Part::root(checkpoint, Component::Transformer);
+        let (dim, adaln, patch) = (config.dim, config.adaln_dim(), config.patch_dim());
+        let blocks = |name: &str, count: usize, modulated: bool| {
+            let list = part.at(name);
+            (0..count)
+                .map(|i| Block::load(&config, &list.at(i), modulated))
+                .collect::<std::result::Result<Vec<_>, LoadError>>()
+        };
+        let last = part.at("all_final_layer.2-1");
+        Ok(Self {
+            x_embedder: part.at("all_x_embedder.2-1").linear(patch, dim)?,
+            x_pad_token: part.tensor("x_pad_token", &[1, dim])?,
+            cap_norm: RmsNorm::load(
+                &part.at("cap_embedder.0"),
+                config.cap_feat_dim,
+                config.norm_eps,
+            )?,
+            cap_embedder: part.at("cap_embedder.1").linear(config.cap_feat_dim, dim)?,
+            cap_pad_token: part.tensor("cap_pad_token", &[1, dim])?,
+            time_in: part
+                .at("t_embedder.mlp.0")
+                .linear(TIME_FREQUENCIES, TIME_HIDDEN)?,
+            time_out: part.at("t_embedder.mlp.2").linear(TIME_HIDDEN, adaln)?,
+            noise_refiner: blocks("noise_refiner", config.n_refiner_layers, true)?,
+            context_refiner: blocks("context_refiner", config.n_refiner_layers, false)?,
+            layers: blocks("layers", config.n_layers, true)?,
+            final_modulation: last.at("adaLN_modulation.1").linear(adaln, dim)?,
+            final_linear: last.at("linear").linear(dim, patch)?,
+            config,
+        })
+    }
+
+    /// Embeds and refines a prompt's hidden states (tokens, hidden) for images of `rows` x `columns` patches.
+    pub(crate) fn caption(&self, hidden: &Tensor, rows: usize, columns: usize) -> Result<Caption> {
+        let embedded = self.cap_embedder.forward(&self.cap_norm.forward(hidden)?)?;
+        let mut tokens = pad(&embedded, &self.cap_pad_token)?;
+        let caption = positions::caption(tokens.dim(0)?);
+        let image = positions::image(caption.len(), rows, columns);
+        let caption_rope = positions::rope(&self.config, &caption)?;
+        for block in &self.context_refiner {
+            tokens = block.forward(&tokens, &caption_rope, None)?;
+        }
+        Ok(Caption {
+            tokens,
+            image_rope: positions::rope(&self.config, &image)?,
+            joint_rope: positions::rope(&self.config, &[image, caption].concat())?,
+        })
+    }
+
+    /// Channels of the latents.
+    pub(crate) const fn channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    /// The longest padded caption whose image still has a frame of its own, and the most rows and columns of patches.
+    pub(crate) fn limits(&self) -> [usize; 3] {
+        let lens = &self.config.axes_lens;
+        [lens[0].saturating_sub(2), lens[1], lens[2]]
+    }
+
+    /// The model's prediction for latents (channels, height, width) at a time from 0 (noise) to 1.
+    pub(crate) fn forward(&self, latents: &Tensor, time: f32, caption: &Caption) -> Result<Tensor> {
+        let time = self.embed_time(time)?;
+        let patches = patchify(latents)?;
+        let count = patches.dim(0)?;
+        let mut image = pad(&self.x_embedder.forward(&patches)?, &self.x_pad_token)?;
+        for block in &self.noise_refiner {
+            image = block.forward(&image, &caption.image_rope, Some(&time))?;
+        }
+        let mut joint = Tensor::cat(&[&image, &caption.tokens], 0)?;
+        for block in &self.layers {
+            joint = block.forward(&joint, &caption.joint_rope, Some(&time))?;
+        }
+        let scale = (self.final_modulation.forward(&time.silu()?)? + 1.0)?;
+        let normed = layer_norm(&joint.narrow(0, 0, count)?)?.broadcast_mul(&scale)?;
+        unpatchify(&self.final_linear.forward(&normed)?, latents.dims3()?)
+    }
+
+    /// The time's embedding (1, width).
+    fn embed_time(&self, time: f32) -> Result<Tensor> {
+        let half = TIME_FREQUENCIES / 2;
+        let scaled = time * self.config.t_scale as f32;
+        let decay = -(10_000_f64.ln()) as f32;
+        let angles: Vec<f32> = (0..half)
+            .map(|i| scaled * (decay * i as f32 / half as f32).exp())
+            .collect();
+        let (cos, sin) = crate::rope::cos_sin(&angles, 1)?;
+        let waves = Tensor::cat(&[cos, sin], 1)?;
+        self.time_out
+            .forward(&self.time_in.forward(&waves)?.silu()?)
+    }
+}
+
+/// Appends the pad token until the length is a multiple of 32.
+fn pad(tokens: &Tensor, pad_token: &Tensor) -> Result<Tensor> {
+    let length = tokens.dim(0)?;
+    let missing = length.next_multiple_of(SEQUENCE_MULTIPLE) - length;
+    if missing == 0 {
+        return Ok(tokens.clone());
+    }
+    let padding = pad_token.broadcast_as((missing, pad_token.dim(1)?))?;
+    Tensor::cat(&[tokens, &padding.contiguous()?], 0)
+}
+
+/// (channels, height, width) -> (patches, 2 * 2 * channels)
+fn patchify(latents: &Tensor) -> Result<Tensor> {
+    let (channels, height, width) = latents.dims3()?;
+    latents
+        .reshape((channels, height / 2, 2, width / 2, 2))?
+        .permute((1, 3, 2, 4, 0))?
+        .reshape((height / 2 * (width / 2), 4 * channels))
+}
+
+/// (patches, 2 * 2 * channels) -> (channels, height, width)
+fn unpatchify(
+    patches: &Tensor,
+    (channels, height, width): (usize, usize, usize),
+) -> Result<Tensor> {
+    patches
+        .reshape((height / 2, width / 2, 2, 2, channels))?
+        .permute((4, 0, 2, 1, 3))?
+        .reshape((channels, height, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn unpatchify_undoes_patchify() {
+        let latents = Tensor::arange(0f32, 3.0 * 4.0 * 6.0, &Device::Cpu)
+            .unwrap()
+            .reshape((3, 4, 6))
+            .unwrap();
+        let patches = patchify(&latents).unwrap();
+        // The second patch of the first row: its pixels row by row, the channels innermost.
+        let second: Vec<f32> = patches.to_vec2().unwrap()[1].clone();
+        assert_eq!(
+            second,
+            [2., 26., 50., 3., 27., 51., 8., 32., 56., 9., 33., 57.]
+        );
+        let back = unpatchify(&patches, (3, 4, 6)).unwrap();
+        assert_eq!(
+            back.to_vec3::<f32>().unwrap(),
+            latents.to_vec3::<f32>().unwrap()
+        );
+    }
+}

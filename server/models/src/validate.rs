@@ -1,0 +1,163 @@
+//! What a request must hold before anything is computed for it.
+
+use zimage_core::executor::ExecutorError;
+use zimage_core::request::{CfgNormalization, ImageRequest};
+
+/// Sizes are multiples of this: an eighth for the latents and two latent pixels a patch.
+const SIZE_MULTIPLE: u32 = 16;
+
+/// More steps than any use; each costs a forward.
+const MAX_STEPS: u32 = 1000;
+
+fn invalid(field: &'static str, message: String) -> ExecutorError {
+    ExecutorError::InvalidRequest { field, message }
+}
+
+/// Checks a request against a model that knows `rows` x `columns` patches at most.
+pub(crate) fn check(
+    request: &ImageRequest,
+    rows: usize,
+    columns: usize,
+) -> Result<(), ExecutorError> {
+    check_size("height", request.height, rows)?;
+    check_size("width", request.width, columns)?;
+    if request.num_inference_steps == 0 || request.num_inference_steps > MAX_STEPS {
+        let steps = request.num_inference_steps;
+        return Err(invalid(
+            "num_inference_steps",
+            format!("num_inference_steps is {steps}; it must be 1 to {MAX_STEPS}"),
+        ));
+    }
+    let numbers = [
+        ("guidance_scale", request.guidance_scale),
+        ("cfg_truncation", request.cfg_truncation),
+        (
+            "cfg_normalization",
+            match request.cfg_normalization {
+                CfgNormalization::Off => 0.0,
+                CfgNormalization::Clamp(factor) => factor,
+            },
+        ),
+    ];
+    for (field, number) in numbers {
+        if !number.is_finite() {
+            return Err(invalid(
+                field,
+                format!("{field} is {number}; it must be a finite number"),
+            ));
+        }
+    }
+    if request.noise.index >= request.noise.count {
+        let (index, count) = (request.noise.index, request.noise.count);
+        return Err(invalid(
+            "noise",
+            format!("there is no image {index} in a request of {count} images"),
+        ));
+    }
+    if request.init.is_some() {
+        return Err(invalid(
+            "init",
+            "this model does not start from an image yet; leave the image out".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), ExecutorError> {
+    let most = u32::try_from(patches)
+        .unwrap_or(u32::MAX)
+        .saturating_mul(SIZE_MULTIPLE);
+    if size > most {
+        return Err(invalid(
+            field,
+            format!("{field} is {size}; this model computes at most {most}"),
+        ));
+    }
+    let below = size / SIZE_MULTIPLE * SIZE_MULTIPLE;
+    let above = below.saturating_add(SIZE_MULTIPLE);
+    match (size.is_multiple_of(SIZE_MULTIPLE), below) {
+        (true, 1..) => Ok(()),
+        (_, 0) => Err(invalid(
+            field,
+            format!("{field} is {size}; the least is {SIZE_MULTIPLE}"),
+        )),
+        (false, _) => {
+            let nearest = if above > most {
+                below.to_string()
+            } else {
+                format!("{below} or {above}")
+            };
+            let message = format!(
+                "{field} is {size}, which is not a multiple of {SIZE_MULTIPLE}; take {nearest}"
+            );
+            Err(invalid(field, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zimage_core::request::Noise;
+
+    fn request(width: u32, height: u32) -> ImageRequest {
+        ImageRequest {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            width,
+            height,
+            num_inference_steps: 8,
+            guidance_scale: 0.0,
+            cfg_normalization: CfgNormalization::Off,
+            cfg_truncation: 1.0,
+            noise: Noise {
+                seed: 0,
+                index: 0,
+                count: 1,
+            },
+            init: None,
+        }
+    }
+
+    fn message(request: &ImageRequest) -> String {
+        check(request, 512, 512).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sizes_that_are_multiples_of_16_are_valid() {
+        for (width, height) in [(16, 16), (1024, 720), (8192, 16)] {
+            assert_eq!(check(&request(width, height), 512, 512), Ok(()));
+        }
+    }
+
+    #[test]
+    fn other_sizes_are_refused_with_the_nearest_valid_ones() {
+        assert_eq!(
+            message(&request(1000, 512)),
+            "width is 1000, which is not a multiple of 16; take 992 or 1008"
+        );
+        assert_eq!(message(&request(512, 8)), "height is 8; the least is 16");
+        assert_eq!(message(&request(512, 0)), "height is 0; the least is 16");
+        assert_eq!(
+            message(&request(8200, 512)),
+            "width is 8200; this model computes at most 8192"
+        );
+        assert_eq!(
+            message(&request(u32::MAX, 512)),
+            "width is 4294967295; this model computes at most 8192"
+        );
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_computed_with_are_refused() {
+        let mut steps = request(64, 64);
+        steps.num_inference_steps = 0;
+        assert!(message(&steps).contains("it must be 1 to 1000"));
+        let mut scale = request(64, 64);
+        scale.guidance_scale = f32::NAN;
+        assert!(message(&scale).contains("guidance_scale is NaN"));
+        let mut index = request(64, 64);
+        index.noise.index = 1;
+        assert!(message(&index).contains("no image 1 in a request of 1"));
+    }
+}

@@ -1,0 +1,154 @@
+//! What the engine may rely on.
+#![expect(clippy::unwrap_used, reason = "a test fails with the error it unwraps")]
+
+use zimage_checkpoint::{Checkpoint, Shape, make_model};
+use zimage_core::executor::{Executor, ExecutorError, Slot};
+use zimage_core::pixels::Pixels;
+use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_models::CandleExecutor;
+
+fn executor(shape: Shape) -> CandleExecutor {
+    let dir = tempfile::tempdir().unwrap();
+    make_model(dir.path(), shape, 3).unwrap();
+    // The weights are in memory, so the folder may go.
+    CandleExecutor::load(&Checkpoint::open(dir.path()).unwrap()).unwrap()
+}
+
+fn request(prompt: &str, seed: u64) -> ImageRequest {
+    ImageRequest {
+        prompt: prompt.to_owned(),
+        negative_prompt: String::new(),
+        width: 80,
+        height: 48,
+        num_inference_steps: 3,
+        guidance_scale: 0.0,
+        cfg_normalization: CfgNormalization::Off,
+        cfg_truncation: 1.0,
+        noise: Noise {
+            seed,
+            index: 0,
+            count: 1,
+        },
+        init: None,
+    }
+}
+
+fn image(executor: &mut CandleExecutor, request: &ImageRequest) -> Pixels {
+    let begun = executor.begin(request).unwrap();
+    for _ in 0..begun.steps {
+        executor.step(&[begun.slot]).unwrap();
+    }
+    let pixels = executor.decode(begun.slot).unwrap();
+    executor.release(begun.slot);
+    pixels
+}
+
+#[test]
+fn same_request_gives_the_same_bytes_and_another_seed_others() {
+    for shape in [Shape::Tiny, Shape::Odd] {
+        let mut executor = executor(shape);
+        let first = image(&mut executor, &request("a cat", 1));
+        assert_eq!((first.width(), first.height()), (80, 48));
+        assert_eq!(image(&mut executor, &request("a cat", 1)), first);
+        assert_ne!(image(&mut executor, &request("a cat", 2)), first);
+        assert_ne!(image(&mut executor, &request("a dog", 1)), first);
+    }
+}
+
+#[test]
+fn batch_gives_each_request_the_image_it_gets_alone() {
+    for shape in [Shape::Tiny, Shape::Odd] {
+        let mut executor = executor(shape);
+        let mut requests = [
+            request("a cat", 1),
+            request(&"x".repeat(60), 2),
+            request("a dog", 3),
+        ];
+        requests[1].width = 32;
+        requests[2].guidance_scale = 3.0;
+        let alone: Vec<Pixels> = requests
+            .iter()
+            .map(|request| image(&mut executor, request))
+            .collect();
+
+        // The last one joins a step later.
+        let mut slots: Vec<Slot> = requests[..2]
+            .iter()
+            .map(|request| executor.begin(request).unwrap().slot)
+            .collect();
+        executor.step(&slots).unwrap();
+        slots.push(executor.begin(&requests[2]).unwrap().slot);
+        executor.step(&slots).unwrap();
+        executor.step(&slots).unwrap();
+        executor.step(&slots[2..]).unwrap();
+        let together: Vec<Pixels> = slots
+            .iter()
+            .map(|&slot| executor.decode(slot).unwrap())
+            .collect();
+        assert_eq!(together, alone, "{shape}");
+    }
+}
+
+#[test]
+fn preview_is_an_eighth_of_the_size_and_changes_nothing() {
+    let mut executor = executor(Shape::Tiny);
+    let undisturbed = image(&mut executor, &request("a cat", 1));
+    let begun = executor.begin(&request("a cat", 1)).unwrap();
+    let mut previews = Vec::new();
+    for _ in 0..begun.steps {
+        executor.step(&[begun.slot]).unwrap();
+        previews.push(executor.preview(begun.slot).unwrap());
+    }
+    assert!(
+        previews
+            .iter()
+            .all(|preview| (preview.width(), preview.height()) == (10, 6))
+    );
+    assert_ne!(previews[0], previews[2]);
+    assert_eq!(executor.decode(begun.slot).unwrap(), undisturbed);
+}
+
+#[test]
+fn begin_tells_how_many_tokens_there_are_and_whether_the_prompt_was_cut() {
+    let mut executor = executor(Shape::Tiny);
+    let short = executor.begin(&request("x", 1)).unwrap();
+    assert_eq!(
+        (short.steps, short.prompt_tokens, short.truncated),
+        (3, 9, false)
+    );
+    let long = executor.begin(&request(&"x".repeat(600), 1)).unwrap();
+    assert_eq!((long.prompt_tokens, long.truncated), (512, true));
+}
+
+#[test]
+fn refused_request_takes_no_slot() {
+    let mut executor = executor(Shape::Tiny);
+    let mut wrong = request("a cat", 1);
+    wrong.width = 100;
+    let error = executor.begin(&wrong).unwrap_err();
+    assert!(
+        matches!(error, ExecutorError::InvalidRequest { field: "width", .. }),
+        "{error}"
+    );
+    assert_eq!(executor.begin(&request("a cat", 1)).unwrap().slot, Slot(0));
+}
+
+#[test]
+fn slots_that_are_not_taken_or_have_no_step_left_are_errors() {
+    let mut executor = executor(Shape::Tiny);
+    assert!(matches!(
+        executor.step(&[Slot(7)]),
+        Err(ExecutorError::Failed(_))
+    ));
+    let slot = executor.begin(&request("a cat", 1)).unwrap().slot;
+    executor.step(&[slot]).unwrap();
+    executor.step(&[slot]).unwrap();
+    executor.step(&[slot]).unwrap();
+    assert_eq!(
+        executor.step(&[slot]),
+        Err(ExecutorError::Failed("slot 0 has no step left".to_owned()))
+    );
+    executor.release(slot);
+    executor.release(slot);
+    assert!(executor.decode(slot).is_err());
+}

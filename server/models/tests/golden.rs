@@ -1,0 +1,217 @@
+//! What diffusers computes and what this crate computes are the same. `golden/make.py` makes the goldens.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails with the error it unwraps; figures are printed"
+)]
+
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::PathBuf;
+use zimage_checkpoint::{Checkpoint, Shape, make_model};
+use zimage_core::executor::Executor as _;
+use zimage_core::pixels::Pixels;
+use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_models::{CandleExecutor, Stage};
+
+/// Largest difference of a stage's values, relative to the largest value.
+const TOLERANCE: f32 = 1e-4;
+
+/// A case of `cases.json`, in diffusers' words.
+#[derive(Clone, Deserialize)]
+struct Case {
+    shape: String,
+    prompt: String,
+    #[serde(default)]
+    negative_prompt: String,
+    width: u32,
+    height: u32,
+    num_inference_steps: u32,
+    guidance_scale: f32,
+    #[serde(default)]
+    cfg_normalization: f32,
+    #[serde(default = "one")]
+    cfg_truncation: f32,
+    seed: u64,
+    #[serde(default = "one_image")]
+    num_images_per_prompt: u32,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn one_image() -> u32 {
+    1
+}
+
+impl Case {
+    fn request(&self, index: u32) -> ImageRequest {
+        ImageRequest {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            width: self.width,
+            height: self.height,
+            num_inference_steps: self.num_inference_steps,
+            guidance_scale: self.guidance_scale,
+            cfg_normalization: match self.cfg_normalization {
+                0.0 => CfgNormalization::Off,
+                factor => CfgNormalization::Clamp(factor),
+            },
+            cfg_truncation: self.cfg_truncation,
+            noise: Noise {
+                seed: self.seed,
+                index,
+                count: self.num_images_per_prompt,
+            },
+            init: None,
+        }
+    }
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn cases(shape: Shape) -> BTreeMap<String, Case> {
+    let mut cases: BTreeMap<String, Case> =
+        serde_json::from_reader(File::open(golden("cases.json")).unwrap()).unwrap();
+    cases.retain(|_, case| case.shape == shape.to_string());
+    assert!(cases.len() > 20, "{shape} has {} cases", cases.len());
+    cases
+}
+
+/// The stages that diffusers computed for a case.
+struct Expected(Vec<u8>);
+
+impl Expected {
+    fn read(name: &str) -> Self {
+        Self(fs::read(golden(&format!("{name}.safetensors"))).unwrap())
+    }
+
+    /// One image's part of a stage, or the whole stage when it is not a batch.
+    fn values(&self, stage: &str, index: u32, length: usize) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let numbers = file.tensor(stage).unwrap().data().chunks_exact(4);
+        let start = index as usize * length;
+        numbers
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+            .skip(start)
+            .take(length)
+            .collect()
+    }
+
+    fn check(&self, actual: &Stage, stage: &str, index: u32) -> f32 {
+        let expected = self.values(stage, index, actual.values.len());
+        assert_eq!(actual.values.len(), expected.len(), "{stage}");
+        let largest = expected
+            .iter()
+            .fold(0f32, |most, value| most.max(value.abs()));
+        let differences = actual
+            .values
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs());
+        let relative = differences.fold(
+            0f32,
+            |most, difference| if difference <= most { most } else { difference },
+        ) / largest;
+        assert!(
+            relative <= TOLERANCE,
+            "{stage} of image {index} differs by {relative:e}"
+        );
+        relative
+    }
+}
+
+fn read_png(name: &str) -> Pixels {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(golden(name)).unwrap()))
+        .read_info()
+        .unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(
+        (info.color_type, info.bit_depth),
+        (png::ColorType::Rgb, png::BitDepth::Eight)
+    );
+    Pixels::new(info.width, info.height, rgb).unwrap()
+}
+
+/// Runs every case of a shape; prints the largest differences and fails with the first that is too large.
+fn agree(shape: Shape) {
+    let dir = tempfile::tempdir().unwrap();
+    make_model(dir.path(), shape, 7).unwrap();
+    let mut executor = CandleExecutor::load(&Checkpoint::open(dir.path()).unwrap()).unwrap();
+    for (name, case) in cases(shape) {
+        let expected = Expected::read(&name);
+        let mut worst = expected.check(
+            &executor.prompt_embeds(&case.prompt).unwrap(),
+            "prompt_embeds",
+            0,
+        );
+        if case.guidance_scale > 0.0 {
+            let negative = executor.prompt_embeds(&case.negative_prompt).unwrap();
+            worst = worst.max(expected.check(&negative, "negative_prompt_embeds", 0));
+        }
+        for index in 0..case.num_images_per_prompt {
+            let begun = executor.begin(&case.request(index)).unwrap();
+            let noise = executor.latents(begun.slot).unwrap().values;
+            let bits = |numbers: &[f32]| {
+                numbers
+                    .iter()
+                    .map(|number| number.to_bits())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                bits(&noise),
+                bits(&expected.values("noise", index, noise.len())),
+                "{name}"
+            );
+            for step in 0..begun.steps {
+                executor.step(&[begun.slot]).unwrap();
+                let latents = executor.latents(begun.slot).unwrap();
+                worst = worst.max(expected.check(&latents, &format!("latents-{step}"), index));
+            }
+            worst =
+                worst.max(expected.check(&executor.decoded(begun.slot).unwrap(), "decoded", index));
+
+            let (actual, expected) = (
+                executor.decode(begun.slot).unwrap(),
+                read_png(&format!("{name}.{index}.png")),
+            );
+            assert_eq!(
+                (actual.width(), actual.height()),
+                (expected.width(), expected.height()),
+                "{name}"
+            );
+            let levels = actual
+                .rgb()
+                .iter()
+                .zip(expected.rgb())
+                .map(|(a, b)| a.abs_diff(*b))
+                .max()
+                .unwrap();
+            assert!(
+                levels <= 1,
+                "{name}: image {index} differs by {levels} levels"
+            );
+            println!("{name} {index}: {worst:.1e}, {levels} levels");
+            executor.release(begun.slot);
+        }
+    }
+}
+
+#[test]
+fn tiny_model_agrees_with_diffusers() {
+    agree(Shape::Tiny);
+}
+
+#[test]
+fn odd_model_agrees_with_diffusers() {
+    agree(Shape::Odd);
+}
