@@ -27,6 +27,18 @@ impl Variant {
         }
     }
 
+    /// The model of a name.
+    ///
+    /// # Errors
+    /// Names the models that there are.
+    pub fn from_model_name(name: &str) -> Result<Self, String> {
+        let known = [Self::Turbo, Self::Base];
+        let found = known
+            .into_iter()
+            .find(|variant| variant.model_name() == name);
+        found.ok_or_else(|| format!("{name:?} is no model; there are z-image-turbo and z-image"))
+    }
+
     /// Steps and guidance as the model's authors recommend them.
     pub const fn defaults(self) -> Defaults {
         match self {

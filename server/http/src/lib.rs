@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod args;
 mod encode;
 mod error;
 mod generations;
@@ -26,6 +27,7 @@ mod serve;
 mod tests;
 
 pub use app::{App, Identity};
+pub use args::ServeArgs;
 pub use encode::{ImageFormat, encode};
 pub use metrics::HttpMetrics;
 pub use routes::{api, metrics_router};

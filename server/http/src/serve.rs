@@ -1,7 +1,8 @@
 //! Listens, and ends without losing a request.
 
 use crate::app::App;
-use crate::routes::{api, metrics_router};
+use crate::routes::metrics_router;
+use axum::Router;
 use prometheus_client::registry::Registry;
 use std::io;
 use std::net::SocketAddr;
@@ -31,12 +32,13 @@ pub struct Shutdown {
 /// Time for answers that are on their way when everything is computed.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Serves until `stop`, then drains.
+/// Serves `api` and the registry's figures until `stop`, then drains `app`'s engine.
 ///
 /// # Errors
 /// When an address cannot be bound.
 pub async fn serve(
     app: App,
+    api: Router,
     registry: Registry,
     addresses: Addresses,
     shutdown: Shutdown,
@@ -55,8 +57,8 @@ pub async fn serve(
         (bind(addresses.api).await?, bind(addresses.metrics).await?);
     tracing::info!(api = %addresses.api, metrics = %addresses.metrics, "listening");
     let closed = CancellationToken::new();
-    let requests = axum::serve(api_listener, api(app.clone()))
-        .with_graceful_shutdown(closed.clone().cancelled_owned());
+    let requests =
+        axum::serve(api_listener, api).with_graceful_shutdown(closed.clone().cancelled_owned());
     let figures = axum::serve(metrics_listener, metrics_router(Arc::new(registry)))
         .with_graceful_shutdown(closed.clone().cancelled_owned());
     let end = async {

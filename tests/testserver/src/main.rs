@@ -1,1 +1,112 @@
-fn main() {}
+//! The inference server's HTTP front with an engine whose load a test sets: for tests of what surrounds a server.
+//!
+//! ```text
+//! GET  /control   what the server claims
+//! PUT  /control   change some of it: {"gpu_utilization": 0.99, "requests_waiting": 4}
+//! ```
+#![forbid(unsafe_code)]
+
+mod control;
+mod load;
+
+use anyhow::{Context, Result};
+use axum::middleware::from_fn_with_state;
+use clap::{Parser, Subcommand};
+use control::Control;
+use load::Load;
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use zimage_core::fake::{Call, FakeExecutor};
+use zimage_engine::{Engine, EngineMetrics};
+use zimage_http::{HttpMetrics, ServeArgs, api, serve};
+
+/// A Z-Image server that computes nothing and reports the load that a test sets.
+#[derive(Parser)]
+#[command(version, about)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve as zimage-server does; the model is not read.
+    Serve(Serve),
+}
+
+/// zimage-server's flags, so that it can take a server's place in a pod.
+#[derive(clap::Args)]
+struct Serve {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Not read.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Not used.
+    #[arg(long)]
+    device: Option<String>,
+    /// Not used.
+    #[arg(long)]
+    precision: Option<String>,
+    /// Address of /control.
+    #[arg(long, default_value = "127.0.0.1:9091")]
+    control_listen: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Command::Serve(args) = Program::parse().command;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+    let control = Control::default();
+    let (engine_metrics, http_metrics) = (EngineMetrics::default(), HttpMetrics::default());
+    let mut registry = Registry::default();
+    engine_metrics.register_all_but_waiting(&mut registry);
+    http_metrics.register(&mut registry);
+    registry.register_collector(Box::new(Load::new(control.clone(), engine_metrics.clone())));
+
+    let app = args.serve.app(http_metrics);
+    let pace = control.clone();
+    let executor = FakeExecutor::new(move |call| {
+        if let Call::Step(_) = call {
+            std::thread::sleep(pace.step());
+        }
+        Ok(())
+    });
+    app.start_serving(Engine::start(
+        Box::new(executor),
+        args.serve.engine(),
+        engine_metrics,
+    )?);
+
+    let stop = stop_on_signal()?;
+    let listener = TcpListener::bind(args.control_listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", args.control_listen))?;
+    let controlled = axum::serve(listener, control::router(control.clone()));
+    let api = api(app.clone()).layer(from_fn_with_state(control, control::interfere));
+    tokio::select! {
+        outcome = serve(app, api, registry, args.serve.addresses(), args.serve.shutdown(), stop) => outcome?,
+        outcome = controlled => outcome?,
+    }
+    Ok(())
+}
+
+fn stop_on_signal() -> Result<CancellationToken> {
+    let stop = Arc::new(CancellationToken::new());
+    let (mut terminate, token) = (
+        signal(SignalKind::terminate())?,
+        CancellationToken::clone(&stop),
+    );
+    tokio::spawn(async move {
+        terminate.recv().await;
+        token.cancel();
+    });
+    Ok(CancellationToken::clone(&stop))
+}

@@ -1,0 +1,83 @@
+//! The flags of a program that serves this interface.
+
+use crate::app::{App, Identity};
+use crate::metrics::HttpMetrics;
+use crate::serve::{Addresses, Shutdown};
+use clap::Args;
+use std::net::SocketAddr;
+use std::time::Duration;
+use zimage_core::limits::Limits;
+use zimage_core::variant::Variant;
+use zimage_engine::EngineOptions;
+
+/// Who the server is, where it listens, what it takes.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// The model's name, z-image-turbo or z-image: decides the defaults for steps and guidance.
+    #[arg(long, env = "ZIMAGE_MODEL_NAME", default_value = "z-image-turbo", value_parser = Variant::from_model_name)]
+    pub model_name: Variant,
+    /// Further name by which requests may ask for the model.
+    #[arg(long, env = "ZIMAGE_ALIAS")]
+    pub alias: Option<String>,
+    /// Tier that answers tell in the header x-zimage-tier, such as primary or fallback.
+    #[arg(long, env = "ZIMAGE_TIER")]
+    pub tier: Option<String>,
+    /// Address of the API and of the probes.
+    #[arg(long, env = "ZIMAGE_LISTEN", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// Address of /metrics.
+    #[arg(long, env = "ZIMAGE_METRICS_LISTEN", default_value = "127.0.0.1:9090")]
+    pub metrics_listen: SocketAddr,
+    /// Images computed together at the most.
+    #[arg(long, env = "ZIMAGE_MAX_BATCH_SIZE", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub max_batch_size: u16,
+    /// Images that wait at the most; more are answered 429.
+    #[arg(long, env = "ZIMAGE_MAX_QUEUE_LENGTH", default_value_t = 16, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub max_queue_length: u16,
+    /// Seconds that one request may take, its time in the queue included.
+    #[arg(long, env = "ZIMAGE_REQUEST_TIMEOUT_SECONDS", default_value_t = 7200)]
+    pub request_timeout_seconds: u64,
+    /// Seconds after SIGTERM for which requests are still taken, so that gateways learn that the server leaves.
+    #[arg(long, env = "ZIMAGE_LAME_DUCK_SECONDS", default_value_t = 5)]
+    pub lame_duck_seconds: u64,
+    /// Seconds after that which running requests get.
+    #[arg(long, env = "ZIMAGE_DRAIN_TIMEOUT_SECONDS", default_value_t = 120)]
+    pub drain_timeout_seconds: u64,
+}
+
+impl ServeArgs {
+    /// A server that still loads its model.
+    pub fn app(&self, metrics: HttpMetrics) -> App {
+        let identity = Identity {
+            variant: self.model_name,
+            alias: self.alias.clone(),
+            tier: self.tier.clone(),
+        };
+        let timeout = Duration::from_secs(self.request_timeout_seconds);
+        App::new(identity, Limits::default(), timeout, metrics)
+    }
+
+    /// Bounds of the engine.
+    pub fn engine(&self) -> EngineOptions {
+        EngineOptions {
+            max_batch_size: usize::from(self.max_batch_size),
+            max_queue_length: usize::from(self.max_queue_length),
+        }
+    }
+
+    /// Where the server listens.
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            api: self.listen,
+            metrics: self.metrics_listen,
+        }
+    }
+
+    /// How the server ends.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown {
+            lame_duck: Duration::from_secs(self.lame_duck_seconds),
+            drain: Duration::from_secs(self.drain_timeout_seconds),
+        }
+    }
+}
