@@ -34,6 +34,9 @@ pub struct TextEncoderConfig {
 pub struct RopeParameters {
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// How the embedding is stretched beyond the trained length; only "default", which is not at all, is implemented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_type: Option<String>,
 }
 
 impl TextEncoderConfig {

@@ -7,7 +7,7 @@ use minijinja::{Environment, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use tokenizers::Tokenizer;
+use tokenizers::{Tokenizer, TruncationParams};
 
 /// Tokens that the text encoder sees at most; diffusers' `max_sequence_length`.
 pub const MAX_TOKENS: usize = 512;
@@ -46,9 +46,14 @@ impl PromptEncoder {
             .map_err(CheckpointError::while_doing(&path, "read the tokenizer"))?;
         // diffusers pads and then drops the padding, and cuts to its own length; neither is the file's to decide.
         tokenizer.with_padding(None);
+        let truncation = TruncationParams {
+            // One more, which tells that there was more; the tokenizer stops there.
+            max_length: MAX_TOKENS + 1,
+            ..TruncationParams::default()
+        };
         tokenizer
-            .with_truncation(None)
-            .map_err(CheckpointError::while_doing(&path, "switch truncation off"))?;
+            .with_truncation(Some(truncation))
+            .map_err(CheckpointError::while_doing(&path, "set the truncation"))?;
 
         let mut template_path = folder.join("chat_template.jinja");
         let template = if template_path.exists() {

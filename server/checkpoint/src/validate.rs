@@ -3,8 +3,11 @@
 use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 use serde_json::Value;
 
-/// More layers, channels or tokens than any model has: larger numbers are damage.
+/// More channels or tokens than any model has: larger numbers are damage.
 const MAX: usize = 1 << 20;
+
+/// More layers than any model has.
+const MAX_LAYERS: usize = 1 << 10;
 
 /// Requires fields that change the computation to have the value that is implemented, when they are there.
 pub(crate) fn only_known(config: &Value, known: &[(&str, Value)]) -> Result<(), String> {
@@ -23,12 +26,14 @@ pub(crate) fn only_known(config: &Value, known: &[(&str, Value)]) -> Result<(), 
 }
 
 fn sizes(fields: &[(&str, usize)]) -> Result<(), String> {
-    for &(field, size) in fields {
-        require(size > 0 && size <= MAX, || {
-            format!("{field} is {size}; it must be 1 to {MAX}")
-        })?;
-    }
-    Ok(())
+    let mut fields = fields.iter();
+    fields.try_for_each(|&(field, size)| at_most(MAX, field, size))
+}
+
+fn at_most(most: usize, field: &str, size: usize) -> Result<(), String> {
+    require((1..=most).contains(&size), || {
+        format!("{field} is {size}; it must be 1 to {most}")
+    })
 }
 
 fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
@@ -41,11 +46,18 @@ pub(crate) fn text_encoder(config: &TextEncoderConfig) -> Result<(), String> {
         ("vocab_size", config.vocab_size),
         ("hidden_size", config.hidden_size),
         ("intermediate_size", config.intermediate_size),
-        ("num_hidden_layers", config.num_hidden_layers),
         ("num_attention_heads", queries),
         ("num_key_value_heads", keys),
         ("head_dim", config.head_dim),
     ])?;
+    at_most(MAX_LAYERS, "num_hidden_layers", config.num_hidden_layers)?;
+    let rope = config
+        .rope_parameters
+        .as_ref()
+        .and_then(|rope| rope.rope_type.as_deref());
+    require(matches!(rope, None | Some("default")), || {
+        format!("rope_type is {rope:?}; only \"default\" is implemented")
+    })?;
     require(queries.is_multiple_of(keys), || {
         format!(
             "num_attention_heads is {queries}, which num_key_value_heads, {keys}, does not divide"
@@ -61,13 +73,16 @@ pub(crate) fn transformer(config: &TransformerConfig) -> Result<(), String> {
     sizes(&[
         ("in_channels", config.in_channels),
         ("dim", dim),
-        ("n_layers", config.n_layers),
         ("n_heads", heads),
         ("cap_feat_dim", config.cap_feat_dim),
     ])?;
-    require(config.n_refiner_layers <= MAX, || {
-        format!("n_refiner_layers is {}", config.n_refiner_layers)
-    })?;
+    at_most(MAX_LAYERS, "n_layers", config.n_layers)?;
+    // There may be none.
+    at_most(
+        MAX_LAYERS,
+        "n_refiner_layers",
+        config.n_refiner_layers.max(1),
+    )?;
     require(
         config.all_patch_size == [2] && config.all_f_patch_size == [1],
         || {
@@ -102,9 +117,9 @@ pub(crate) fn vae(config: &VaeConfig) -> Result<(), String> {
     sizes(&[
         ("in_channels", config.in_channels),
         ("latent_channels", config.latent_channels),
-        ("layers_per_block", config.layers_per_block),
         ("norm_num_groups", groups),
     ])?;
+    at_most(MAX_LAYERS, "layers_per_block", config.layers_per_block)?;
     require(config.out_channels == 3, || {
         format!("out_channels is {}; an image has 3", config.out_channels)
     })?;
