@@ -41,7 +41,8 @@ mod tests {
     use super::*;
 
     fn random(shape: (usize, usize, usize)) -> Tensor {
-        let numbers = crate::noise::randn(shape.1 as u64, shape.0 * shape.1 * shape.2);
+        let numbers =
+            crate::noise::Generator::new(shape.1 as u64).randn(shape.0 * shape.1 * shape.2);
         Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
     }
 

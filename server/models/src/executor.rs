@@ -1,13 +1,15 @@
 //! The seam to the engine: requests in slots, one step at a time.
 
+use crate::decimal;
 use crate::error::LoadError;
 use crate::guidance::Guidance;
-use crate::noise::image_noise;
+use crate::noise::Generator;
 use crate::preview::Projection;
 use crate::schedule::NoiseSchedule;
+use crate::start_image::{StartImage, first_step, latent_mask};
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Caption, Transformer};
-use crate::vae::{Decoder, to_pixels};
+use crate::vae::{Decoder, Encoder, from_pixels, to_pixels};
 use crate::validate;
 use candle_core::{Device, Tensor};
 use std::cell::OnceCell;
@@ -25,6 +27,7 @@ pub struct CandleExecutor {
     pub(crate) text_encoder: TextEncoder,
     transformer: Transformer,
     pub(crate) decoder: Decoder,
+    encoder: Encoder,
     scheduler: SchedulerConfig,
     /// Measured at the first preview.
     projection: OnceCell<Projection>,
@@ -40,10 +43,11 @@ pub(crate) struct State {
     step: usize,
     caption: Caption,
     guidance: Option<(Guidance, Caption)>,
+    start: Option<StartImage>,
 }
 
 impl CandleExecutor {
-    /// Reads the weights that are computed with: all but the text encoder's last layer and the VAE's encoder.
+    /// Reads the weights that are computed with: all but the text encoder's last layer.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape than the configuration says.
@@ -53,6 +57,7 @@ impl CandleExecutor {
             text_encoder: TextEncoder::load(checkpoint)?,
             transformer: Transformer::load(checkpoint)?,
             decoder: Decoder::load(checkpoint)?,
+            encoder: Encoder::load(checkpoint)?,
             scheduler: checkpoint.scheduler().clone(),
             projection: OnceCell::new(),
             states: BTreeMap::new(),
@@ -94,15 +99,44 @@ impl CandleExecutor {
             let hidden = self.text_encoder.forward(ids)?;
             self.transformer.caption(&hidden, height / 2, width / 2)
         };
-        let shape = (self.transformer.channels(), height, width);
-        let noise = image_noise(request.noise, shape.0 * height * width);
         let negative = negative.map(caption).transpose()?;
+        let schedule = NoiseSchedule::new(&self.scheduler, request.num_inference_steps);
+
+        let shape = (self.transformer.channels(), height, width);
+        let count = shape.0 * height * width;
+        let mut generator = Generator::new(request.noise.seed);
+        // diffusers encodes the image with the same generator, before it draws the noise.
+        let image = request.init.as_ref().map(|init| {
+            self.encoder
+                .forward(&from_pixels(&init.pixels)?, generator.randn(count))
+        });
+        let image = image.transpose()?;
+        let noise = Tensor::from_vec(
+            generator.image_noise(request.noise, count),
+            shape,
+            &Device::Cpu,
+        )?;
+        let (step, latents, start) = match (&request.init, image) {
+            (Some(init), Some(latents)) => {
+                let mask = init.mask.as_deref().map(latent_mask).transpose()?;
+                let start = StartImage {
+                    latents,
+                    noise,
+                    mask,
+                };
+                let step = first_step(request.num_inference_steps, decimal::written(init.strength))
+                    as usize;
+                (step, start.noisy(&schedule, step)?, Some(start))
+            }
+            _ => (0, noise, None),
+        };
         Ok(State {
-            latents: Tensor::from_vec(noise, shape, &Device::Cpu)?,
-            schedule: NoiseSchedule::new(&self.scheduler, request.num_inference_steps),
-            step: 0,
+            latents,
+            schedule,
+            step,
             caption: caption(prompt)?,
             guidance: Guidance::of(request).zip(negative),
+            start,
         })
     }
 
@@ -125,7 +159,11 @@ impl State {
             prediction = guidance.join(&prediction, &negative)?;
         }
         // The model predicts from noise to image, the schedule counts from image to noise.
-        &self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?
+        let latents = (&self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?)?;
+        match &self.start {
+            Some(start) => start.keep(latents, &self.schedule, self.step + 1),
+            None => Ok(latents),
+        }
     }
 }
 
@@ -148,13 +186,14 @@ impl Executor for CandleExecutor {
         let state = self
             .start(request, &prompt.ids, negative.as_deref())
             .map_err(failed)?;
+        let steps = (state.schedule.steps() - state.step) as u32;
         let slot = Slot(self.next_slot);
         // Wraps after four thousand million requests, when the first are long released.
         self.next_slot = self.next_slot.wrapping_add(1);
         self.states.insert(slot, state);
         Ok(Begun {
             slot,
-            steps: request.num_inference_steps,
+            steps,
             prompt_tokens: prompt.ids.len() as u32,
             truncated: prompt.truncated,
         })

@@ -1,5 +1,6 @@
 //! Classifier-free guidance as `ZImagePipeline` computes it.
 
+use crate::decimal;
 use candle_core::{Result, Tensor};
 use zimage_core::request::{CfgNormalization, ImageRequest};
 
@@ -17,7 +18,7 @@ impl Guidance {
         (request.guidance_scale > 0.0).then(|| Self {
             scale: f64::from(request.guidance_scale),
             normalization: request.cfg_normalization,
-            truncation: decimal(request.cfg_truncation),
+            truncation: decimal::written(request.cfg_truncation),
         })
     }
 
@@ -42,12 +43,6 @@ impl Guidance {
             _ => Ok(guided),
         }
     }
-}
-
-/// The number that was written: 0.6 rather than the nearest single precision number, because diffusers compares in
-/// double precision and a step's time may be that number exactly.
-fn decimal(number: f32) -> f64 {
-    number.to_string().parse().unwrap_or(f64::from(number))
 }
 
 /// Euclidean norm of all elements.
@@ -104,6 +99,6 @@ mod tests {
 
     #[test]
     fn truncation_is_compared_as_the_decimal_that_was_written() {
-        assert!(!guidance(CfgNormalization::Off, decimal(0.6)).applies_at(0.6));
+        assert!(!guidance(CfgNormalization::Off, decimal::written(0.6)).applies_at(0.6));
     }
 }

@@ -6,11 +6,13 @@
 //!                                                └──────────── one step, repeated ───────────┘
 //! ```
 //!
-//! Invariants: every number follows diffusers 0.42.1 (`ZImagePipeline`) with torch on the CPU in float32; requests are
+//! Invariants: every number follows diffusers 0.42.1 (`ZImagePipeline`, `ZImageImg2ImgPipeline`,
+//! `ZImageInpaintPipeline`) with torch on the CPU in float32; requests are
 //! computed one after the other, so a batch never changes an image; latents are float32; noise is torch's, bit for bit.
 #![forbid(unsafe_code)]
 
 mod attention;
+mod decimal;
 mod error;
 mod executor;
 mod guidance;
@@ -21,6 +23,7 @@ mod part;
 mod preview;
 mod rope;
 mod schedule;
+mod start_image;
 mod text_encoder;
 mod transformer;
 mod vae;

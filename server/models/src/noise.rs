@@ -14,45 +14,64 @@ use zimage_core::request::Noise;
 /// Numbers that PyTorch computes at once: eight radii and eight angles.
 const BLOCK: usize = 16;
 
-/// The block of `count` numbers that belongs to an image of a request: diffusers draws all images' noise at once.
-pub fn image_noise(noise: Noise, count: usize) -> Vec<f32> {
-    let before = noise.index as usize * count;
-    if !count.is_multiple_of(BLOCK) {
-        let all = randn(noise.seed, noise.count as usize * count);
-        return all[before..before + count].to_vec();
-    }
-    // Whole blocks depend on their own numbers only.
-    let mut engine = Mt::new(noise.seed as u32);
-    for _ in 0..before {
-        engine.next_u32();
-    }
-    fill(&mut engine, count)
-}
+/// `torch.Generator("cpu")`.
+pub struct Generator(Mt);
 
-/// `torch.randn(count, generator=torch.Generator("cpu").manual_seed(seed))`.
-pub fn randn(seed: u64, count: usize) -> Vec<f32> {
-    // Only the lower half of the seed reaches the engine.
-    let mut engine = Mt::new(seed as u32);
-    if count < BLOCK {
-        return few(&mut engine, count);
+impl Generator {
+    /// `torch.Generator("cpu").manual_seed(seed)`: only the lower half of the seed reaches the engine.
+    pub fn new(seed: u64) -> Self {
+        Self(Mt::new(seed as u32))
     }
-    fill(&mut engine, count)
-}
 
-/// PyTorch's path for sixteen numbers and more.
-fn fill(engine: &mut Mt, count: usize) -> Vec<f32> {
-    let mut numbers: Vec<f32> = (0..count).map(|_| uniform(engine)).collect();
-    let (blocks, rest) = numbers.as_chunks_mut::<BLOCK>();
-    for block in blocks {
-        normal(block);
+    /// `torch.randn(count)` with this generator.
+    pub fn randn(&mut self, count: usize) -> Vec<f32> {
+        if count < BLOCK {
+            return self.few(count);
+        }
+        let mut numbers = self.blocks(count);
+        if !count.is_multiple_of(BLOCK) {
+            // The last sixteen are drawn again, those that were already there included.
+            let last = self.blocks(BLOCK);
+            numbers[count - BLOCK..].copy_from_slice(&last);
+        }
+        numbers
     }
-    if !rest.is_empty() {
-        // The last sixteen are drawn again, those that were already there included.
-        let mut last: [f32; BLOCK] = std::array::from_fn(|_| uniform(engine));
-        normal(&mut last);
-        numbers[count - BLOCK..].copy_from_slice(&last);
+
+    /// The part of `torch.randn(noise.count * count)` that belongs to the image: diffusers draws all images' noise at
+    /// once.
+    pub fn image_noise(&mut self, noise: Noise, count: usize) -> Vec<f32> {
+        let before = noise.index as usize * count;
+        if !count.is_multiple_of(BLOCK) {
+            return self.randn(noise.count as usize * count)[before..before + count].to_vec();
+        }
+        // Whole blocks depend on their own numbers only.
+        for _ in 0..before {
+            self.0.next_u32();
+        }
+        self.blocks(count)
     }
-    numbers
+
+    /// PyTorch's path for sixteen numbers and more; those behind the last whole block stay uniform.
+    fn blocks(&mut self, count: usize) -> Vec<f32> {
+        let mut numbers: Vec<f32> = (0..count).map(|_| uniform(&mut self.0)).collect();
+        for block in numbers.as_chunks_mut::<BLOCK>().0 {
+            normal(block);
+        }
+        numbers
+    }
+
+    /// PyTorch's path for fewer than sixteen numbers: pairs in double precision.
+    fn few(&mut self, count: usize) -> Vec<f32> {
+        let mut numbers = Vec::with_capacity(count + 1);
+        while numbers.len() < count {
+            let angle = std::f64::consts::TAU * uniform_double(&mut self.0);
+            let radius = (-2.0 * (-uniform_double(&mut self.0)).ln_1p()).sqrt();
+            numbers.push((radius * angle.cos()) as f32);
+            numbers.push((radius * angle.sin()) as f32);
+        }
+        numbers.truncate(count);
+        numbers
+    }
 }
 
 /// A number from 0 to 1, 1 excluded, of 24 bits.
@@ -69,19 +88,6 @@ fn normal(block: &mut [f32; BLOCK]) {
         block[i] = radius * cosine + 0.0;
         block[i + BLOCK / 2] = radius * sine + 0.0;
     }
-}
-
-/// PyTorch's path for fewer than sixteen numbers: pairs in double precision.
-fn few(engine: &mut Mt, count: usize) -> Vec<f32> {
-    let mut numbers = Vec::with_capacity(count + 1);
-    while numbers.len() < count {
-        let angle = std::f64::consts::TAU * uniform_double(engine);
-        let radius = (-2.0 * (-uniform_double(engine)).ln_1p()).sqrt();
-        numbers.push((radius * angle.cos()) as f32);
-        numbers.push((radius * angle.sin()) as f32);
-    }
-    numbers.truncate(count);
-    numbers
 }
 
 /// A number from 0 to 1, 1 excluded, of 53 bits.

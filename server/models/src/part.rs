@@ -75,11 +75,21 @@ impl<'a> Part<'a> {
         outputs: usize,
         kernel: usize,
     ) -> Result<Conv2d, LoadError> {
-        let weight = self.tensor("weight", &[outputs, inputs, kernel, kernel])?;
-        let config = Conv2dConfig {
+        let same_size = Conv2dConfig {
             padding: kernel / 2,
             ..Conv2dConfig::default()
         };
+        self.conv_with(inputs, outputs, kernel, same_size)
+    }
+
+    pub(crate) fn conv_with(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        config: Conv2dConfig,
+    ) -> Result<Conv2d, LoadError> {
+        let weight = self.tensor("weight", &[outputs, inputs, kernel, kernel])?;
         Ok(Conv2d::new(
             weight,
             Some(self.tensor("bias", &[outputs])?),

@@ -25,6 +25,11 @@ impl NoiseSchedule {
         self.sigmas.len() - 1
     }
 
+    /// The share of noise before a step; 0 behind the last.
+    pub(crate) fn sigma(&self, step: usize) -> f32 {
+        self.sigmas[step]
+    }
+
     /// The model's time at a step: 0 is noise, 1 the image.
     pub(crate) fn time(&self, step: usize) -> f32 {
         (1000.0 - self.sigmas[step] * self.train_timesteps) / 1000.0

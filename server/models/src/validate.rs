@@ -1,7 +1,9 @@
 //! What a request must hold before anything is computed for it.
 
+use crate::decimal;
+use crate::start_image::first_step;
 use zimage_core::executor::ExecutorError;
-use zimage_core::request::{CfgNormalization, ImageRequest};
+use zimage_core::request::{CfgNormalization, ImageRequest, InitImage};
 
 /// Sizes are multiples of this: an eighth for the latents and two latent pixels a patch.
 const SIZE_MULTIPLE: u32 = 16;
@@ -54,11 +56,37 @@ pub(crate) fn check(
             format!("there is no image {index} in a request of {count} images"),
         ));
     }
-    if request.init.is_some() {
+    request
+        .init
+        .as_ref()
+        .map_or(Ok(()), |init| check_init(request, init))
+}
+
+fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorError> {
+    if !(init.strength > 0.0 && init.strength <= 1.0) {
+        let strength = init.strength;
         return Err(invalid(
             "init",
-            "this model does not start from an image yet; leave the image out".to_owned(),
+            format!("strength is {strength}; it must be above 0 and at most 1"),
         ));
+    }
+    let (steps, strength) = (request.num_inference_steps, init.strength);
+    if first_step(steps, decimal::written(strength)) >= steps {
+        return Err(invalid(
+            "init",
+            format!("strength is {strength}, which leaves none of the {steps} steps; raise it"),
+        ));
+    }
+    for (name, pixels) in [("image", Some(&init.pixels)), ("mask", init.mask.as_ref())] {
+        let size = pixels.map(|pixels| (pixels.width(), pixels.height()));
+        if let Some((width, height)) = size.filter(|&size| size != (request.width, request.height))
+        {
+            let wanted = format!("{}x{}", request.width, request.height);
+            return Err(invalid(
+                "init",
+                format!("the {name} has {width}x{height} pixels; {wanted} are needed"),
+            ));
+        }
     }
     Ok(())
 }
@@ -98,6 +126,8 @@ fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), Exec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use zimage_core::pixels::Pixels;
     use zimage_core::request::Noise;
 
     fn request(width: u32, height: u32) -> ImageRequest {
@@ -159,5 +189,28 @@ mod tests {
         let mut index = request(64, 64);
         index.noise.index = 1;
         assert!(message(&index).contains("no image 1 in a request of 1"));
+    }
+
+    #[test]
+    fn start_image_must_have_the_requests_size_and_a_strength() {
+        let pixels = |width: u32| {
+            Arc::new(Pixels::new(width, 64, vec![0; width as usize * 64 * 3]).unwrap())
+        };
+        let mut start = request(64, 64);
+        for (image, mask, strength, expected) in [
+            (32, 64, 0.5, "the image has 32x64 pixels; 64x64 are needed"),
+            (64, 32, 0.5, "the mask has 32x64 pixels; 64x64 are needed"),
+            (64, 64, 0.0, "strength is 0; it must be above 0"),
+            (64, 64, f32::NAN, "strength is NaN"),
+            (64, 64, 1e-30, "leaves none of the 8 steps"),
+        ] {
+            let (pixels, mask) = (pixels(image), Some(pixels(mask)));
+            start.init = Some(InitImage {
+                pixels,
+                strength,
+                mask,
+            });
+            assert!(message(&start).contains(expected), "{expected}");
+        }
     }
 }

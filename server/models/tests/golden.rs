@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::PathBuf;
+use std::sync::Arc;
 use zimage_checkpoint::{Checkpoint, Shape, make_model};
 use zimage_core::executor::Executor as _;
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
 use zimage_models::{CandleExecutor, Stage};
 
 /// Largest difference of a stage's values, relative to the largest value.
@@ -38,6 +39,9 @@ struct Case {
     seed: u64,
     #[serde(default = "one_image")]
     num_images_per_prompt: u32,
+    strength: Option<f32>,
+    #[serde(default)]
+    mask: bool,
 }
 
 fn one() -> f32 {
@@ -67,9 +71,25 @@ impl Case {
                 index,
                 count: self.num_images_per_prompt,
             },
-            init: None,
+            init: self.strength.map(|strength| InitImage {
+                pixels: pixels(self.width, self.height, |x, y| [x * 5, y * 9, x * y]),
+                strength,
+                mask: self
+                    .mask
+                    .then(|| pixels(self.width, self.height, |x, y| [x * 11 + y * 7; 3])),
+            }),
         }
     }
+}
+
+/// An image of the lower bytes of what `colour` gives for each column and row.
+fn pixels(width: u32, height: u32, colour: impl Fn(u32, u32) -> [u32; 3]) -> Arc<Pixels> {
+    let positions = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let rgb = positions
+        .flat_map(|(x, y)| colour(x, y))
+        .map(|level| level as u8)
+        .collect();
+    Arc::new(Pixels::new(width, height, rgb).unwrap())
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -104,6 +124,15 @@ impl Expected {
             .skip(start)
             .take(length)
             .collect()
+    }
+
+    /// Steps that ran.
+    fn steps(&self) -> usize {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.names()
+            .iter()
+            .filter(|name| name.starts_with("latents-"))
+            .count()
     }
 
     fn check(&self, actual: &Stage, stage: &str, index: u32) -> f32 {
@@ -160,18 +189,20 @@ fn agree(shape: Shape) {
         }
         for index in 0..case.num_images_per_prompt {
             let begun = executor.begin(&case.request(index)).unwrap();
-            let noise = executor.latents(begun.slot).unwrap().values;
-            let bits = |numbers: &[f32]| {
-                numbers
-                    .iter()
-                    .map(|number| number.to_bits())
-                    .collect::<Vec<_>>()
-            };
-            assert_eq!(
-                bits(&noise),
-                bits(&expected.values("noise", index, noise.len())),
-                "{name}"
-            );
+            let start = executor.latents(begun.slot).unwrap();
+            if case.strength.is_none() {
+                // Pure noise, which has no tolerance.
+                let bits = |numbers: &[f32]| {
+                    numbers
+                        .iter()
+                        .map(|number| number.to_bits())
+                        .collect::<Vec<_>>()
+                };
+                let expected = expected.values("start", index, start.values.len());
+                assert_eq!(bits(&start.values), bits(&expected), "{name}");
+            }
+            worst = worst.max(expected.check(&start, "start", index));
+            assert_eq!(begun.steps as usize, expected.steps(), "{name}");
             for step in 0..begun.steps {
                 executor.step(&[begun.slot]).unwrap();
                 let latents = executor.latents(begun.slot).unwrap();

@@ -1,6 +1,10 @@
 use super::*;
 use sha2::{Digest as _, Sha256};
 
+fn randn(seed: u64, count: usize) -> Vec<f32> {
+    Generator::new(seed).randn(count)
+}
+
 /// Bits of numbers, to compare them exactly.
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
@@ -65,7 +69,7 @@ fn images_of_a_request_take_blocks_of_one_stream() {
                 count: 3,
             };
             assert_eq!(
-                image_noise(noise, count),
+                Generator::new(9).image_noise(noise, count),
                 all[index as usize * count..][..count],
                 "{count} {index}"
             );

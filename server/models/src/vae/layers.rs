@@ -46,7 +46,7 @@ impl Resnet {
 }
 
 /// Attention of every latent pixel to every other, one head.
-pub(super) struct Attention {
+struct Attention {
     group_norm: GroupNorm,
     to_q: Linear,
     to_k: Linear,
@@ -88,5 +88,31 @@ impl Attention {
         )?;
         let out = self.to_out.forward(&out.squeeze(0)?)?;
         out.t()?.reshape((1, channels, height, width))? + x
+    }
+}
+
+/// diffusers' `UNetMidBlock2D`.
+pub(super) struct MiddleBlock {
+    first: Resnet,
+    attention: Attention,
+    second: Resnet,
+}
+
+impl MiddleBlock {
+    pub(super) fn load(
+        part: &Part<'_>,
+        channels: usize,
+        groups: usize,
+    ) -> std::result::Result<Self, LoadError> {
+        Ok(Self {
+            first: Resnet::load(&part.at("resnets.0"), channels, channels, groups)?,
+            attention: Attention::load(&part.at("attentions.0"), channels, groups)?,
+            second: Resnet::load(&part.at("resnets.1"), channels, channels, groups)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.second
+            .forward(&self.attention.forward(&self.first.forward(x)?)?)
     }
 }

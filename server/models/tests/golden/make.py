@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -48,7 +49,33 @@ CASES = {
                                     "num_inference_steps": 4},
     "guidance-truncated": {"prompt": "a cat", "guidance_scale": 3.0, "cfg_truncation": 0.3, "num_inference_steps": 6},
     "several-images": {"prompt": "snow and night", "num_images_per_prompt": 3, "guidance_scale": 1.5, "seed": 99},
+    "image-to-image": {"prompt": "a blue house", "strength": 0.6, "num_inference_steps": 5},
+    "image-to-image-slight": {"prompt": "a blue house", "strength": 0.1, "num_inference_steps": 4},
+    "image-to-image-whole": {"prompt": "a blue house", "strength": 1.0, "width": 32, "height": 80},
+    "image-to-image-several": {"prompt": "a cat", "strength": 0.7, "num_inference_steps": 3, "guidance_scale": 2.0,
+                               "num_images_per_prompt": 2, "seed": 12},
+    "inpaint": {"prompt": "a red dog", "strength": 1.0, "mask": True, "num_inference_steps": 4},
+    "inpaint-part": {"prompt": "a red dog", "strength": 0.5, "mask": True, "num_inference_steps": 6,
+                     "guidance_scale": 1.0, "width": 96, "seed": 8},
 }
+
+
+def start_image(width, height):
+    """The image to start from and its mask; the test computes the same."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 5, y * 9, x * y], axis=-1) & 255
+    mask = np.repeat(((x * 11 + y * 7) & 255)[..., None], 3, axis=-1)
+    return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask.astype(np.uint8))
+
+
+def pipeline(pipe, case):
+    """The pipeline that the case is for, and what it takes besides."""
+    if "strength" not in case:
+        return pipe, {}
+    image, mask = start_image(case["width"], case["height"])
+    if case.pop("mask", False):
+        return ZImageInpaintPipeline(**pipe.components), {"image": image, "mask_image": mask}
+    return ZImageImg2ImgPipeline(**pipe.components), {"image": image}
 
 
 def run(pipe, case):
@@ -69,10 +96,20 @@ def run(pipe, case):
         tensors["decoded"] = output
 
     hook = pipe.vae.decoder.register_forward_hook(decoded)
+    pipe, images = pipeline(pipe, case)
+    pipe.set_progress_bar_config(disable=True)
+    prepare_latents = pipe.prepare_latents
+
+    def prepared(*args, **kwargs):
+        latents = prepare_latents(*args, **kwargs)
+        tensors["start"] = latents[0] if isinstance(latents, tuple) else latents
+        return latents
+
+    pipe.prepare_latents = prepared
     seed = case.pop("seed")
-    shape = (case.get("num_images_per_prompt", 1), 16, case["height"] // 8, case["width"] // 8)
-    tensors["noise"] = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
-    images = pipe(**case, generator=torch.Generator("cpu").manual_seed(seed), callback_on_step_end=after_step).images
+    generator = torch.Generator("cpu").manual_seed(seed)
+    images = pipe(**case, **images, generator=generator, callback_on_step_end=after_step).images
+    pipe.prepare_latents = prepare_latents
     hook.remove()
     return images, {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
 

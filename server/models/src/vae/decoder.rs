@@ -1,0 +1,86 @@
+//! The decoder of diffusers' `AutoencoderKL`.
+
+use crate::error::LoadError;
+use crate::norm::GroupNorm;
+use crate::part::Part;
+use crate::vae::layers::{MiddleBlock, Resnet};
+use candle_core::{Module as _, Result, Tensor};
+use candle_nn::Conv2d;
+use zimage_checkpoint::config::VaeConfig;
+use zimage_checkpoint::{Checkpoint, Component};
+
+/// From latents to pixels.
+pub(crate) struct Decoder {
+    config: VaeConfig,
+    conv_in: Conv2d,
+    mid_block: MiddleBlock,
+    up_blocks: Vec<UpBlock>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct UpBlock {
+    resnets: Vec<Resnet>,
+    /// Missing in the last block, which has the image's size.
+    upsampler: Option<Conv2d>,
+}
+
+impl Decoder {
+    pub(crate) fn load(checkpoint: &Checkpoint) -> std::result::Result<Self, LoadError> {
+        let config = checkpoint.vae().clone();
+        let part = Part::root(checkpoint, Component::Vae).at("decoder");
+        let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+
+        let mut up_blocks = Vec::with_capacity(channels.len());
+        let mut previous = last;
+        for (i, &width) in channels.iter().rev().enumerate() {
+            let block = part.at("up_blocks").at(i);
+            let mut resnets = Vec::with_capacity(config.layers_per_block + 1);
+            for j in 0..=config.layers_per_block {
+                resnets.push(Resnet::load(
+                    &block.at("resnets").at(j),
+                    previous,
+                    width,
+                    groups,
+                )?);
+                previous = width;
+            }
+            let smaller = i + 1 < channels.len();
+            let upsampler = block.at("upsamplers.0.conv");
+            up_blocks.push(UpBlock {
+                resnets,
+                upsampler: smaller
+                    .then(|| upsampler.conv(width, width, 3))
+                    .transpose()?,
+            });
+        }
+        Ok(Self {
+            conv_in: part.at("conv_in").conv(config.latent_channels, last, 3)?,
+            mid_block: MiddleBlock::load(&part.at("mid_block"), last, groups)?,
+            up_blocks,
+            norm_out: GroupNorm::load(&part.at("conv_norm_out"), first, groups)?,
+            conv_out: part.at("conv_out").conv(first, config.out_channels, 3)?,
+            config,
+        })
+    }
+
+    /// The image (3, height, width), from -1 to 1 or a little beyond, of latents (channels, height / 8, width / 8).
+    pub(crate) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+        let latents = ((latents / self.config.scaling_factor)? + self.config.shift_factor)?;
+        let mut x = self.conv_in.forward(&latents.unsqueeze(0)?)?;
+        x = self.mid_block.forward(&x)?;
+        for block in &self.up_blocks {
+            for resnet in &block.resnets {
+                x = resnet.forward(&x)?;
+            }
+            if let Some(conv) = &block.upsampler {
+                let (_, _, height, width) = x.dims4()?;
+                x = conv.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)?;
+            }
+        }
+        self.conv_out
+            .forward(&self.norm_out.forward(&x)?.silu()?)?
+            .squeeze(0)
+    }
+}

@@ -1,0 +1,97 @@
+//! The encoder of diffusers' `AutoencoderKL`.
+
+use crate::error::LoadError;
+use crate::norm::GroupNorm;
+use crate::part::Part;
+use crate::vae::layers::{MiddleBlock, Resnet};
+use candle_core::{Module as _, Result, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig};
+use zimage_checkpoint::config::VaeConfig;
+use zimage_checkpoint::{Checkpoint, Component};
+
+/// From pixels to latents.
+pub(crate) struct Encoder {
+    config: VaeConfig,
+    conv_in: Conv2d,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MiddleBlock,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct DownBlock {
+    resnets: Vec<Resnet>,
+    /// Missing in the last block, which has the latents' size.
+    downsampler: Option<Conv2d>,
+}
+
+impl Encoder {
+    pub(crate) fn load(checkpoint: &Checkpoint) -> std::result::Result<Self, LoadError> {
+        let config = checkpoint.vae().clone();
+        let part = Part::root(checkpoint, Component::Vae).at("encoder");
+        let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+
+        let mut down_blocks = Vec::with_capacity(channels.len());
+        let mut previous = first;
+        for (i, &width) in channels.iter().enumerate() {
+            let block = part.at("down_blocks").at(i);
+            let mut resnets = Vec::with_capacity(config.layers_per_block);
+            for j in 0..config.layers_per_block {
+                resnets.push(Resnet::load(
+                    &block.at("resnets").at(j),
+                    previous,
+                    width,
+                    groups,
+                )?);
+                previous = width;
+            }
+            let larger = i + 1 < channels.len();
+            let halving = Conv2dConfig {
+                stride: 2,
+                ..Conv2dConfig::default()
+            };
+            let downsampler = block.at("downsamplers.0.conv");
+            down_blocks.push(DownBlock {
+                resnets,
+                downsampler: larger
+                    .then(|| downsampler.conv_with(width, width, 3, halving))
+                    .transpose()?,
+            });
+        }
+        Ok(Self {
+            conv_in: part.at("conv_in").conv(config.in_channels, first, 3)?,
+            down_blocks,
+            mid_block: MiddleBlock::load(&part.at("mid_block"), last, groups)?,
+            norm_out: GroupNorm::load(&part.at("conv_norm_out"), last, groups)?,
+            conv_out: part
+                .at("conv_out")
+                .conv(last, 2 * config.latent_channels, 3)?,
+            config,
+        })
+    }
+
+    /// Latents (channels, height / 8, width / 8) of an image (3, height, width) from -1 to 1. `noise`, one number for
+    /// each value of the latents, says which of the latents that the image may have.
+    pub(crate) fn forward(&self, image: &Tensor, noise: Vec<f32>) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(&image.unsqueeze(0)?)?;
+        for block in &self.down_blocks {
+            for resnet in &block.resnets {
+                x = resnet.forward(&x)?;
+            }
+            if let Some(conv) = &block.downsampler {
+                // One row below and one column to the right.
+                x = conv.forward(&x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?)?;
+            }
+        }
+        x = self
+            .norm_out
+            .forward(&self.mid_block.forward(&x)?)?
+            .silu()?;
+        let moments = self.conv_out.forward(&x)?.squeeze(0)?.chunk(2, 0)?;
+        let deviation = (moments[1].clamp(-30f32, 20f32)? * 0.5)?.exp()?;
+        let noise = Tensor::from_vec(noise, moments[0].dims(), image.device())?;
+        let latents = (&moments[0] + (deviation * noise)?)?;
+        (latents - self.config.shift_factor)? * self.config.scaling_factor
+    }
+}
