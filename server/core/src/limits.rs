@@ -1,6 +1,6 @@
 //! Which requests are taken at all, whatever the device.
 
-use crate::request::ImageRequest;
+use crate::request::{CfgNormalization, ImageRequest};
 
 /// Pixels that a side is a multiple of: the VAE halves three times, the transformer's patches once more.
 pub const SIDE_MULTIPLE: u32 = 16;
@@ -26,7 +26,7 @@ impl InvalidRequest {
 }
 
 /// Bounds of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Shortest side in pixels.
     pub min_side: u32,
@@ -36,6 +36,8 @@ pub struct Limits {
     pub max_pixels: u64,
     /// Most denoising steps.
     pub max_steps: u32,
+    /// Largest guidance scale.
+    pub max_guidance_scale: f32,
     /// Most images of one request.
     pub max_images: u32,
     /// Longest prompt in bytes. The text encoder sees 512 tokens of it; this bounds what is tokenized.
@@ -49,6 +51,7 @@ impl Default for Limits {
             max_side: 4096,
             max_pixels: 2048 * 2048,
             max_steps: 100,
+            max_guidance_scale: 20.0,
             max_images: 10,
             max_prompt_bytes: 32 << 10,
         }
@@ -91,6 +94,29 @@ impl Limits {
             );
             return Err(InvalidRequest::new("num_inference_steps", message));
         }
+        self.check_guidance(request)
+    }
+
+    /// A range holds no NaN, so none passes.
+    fn check_guidance(&self, request: &ImageRequest) -> Result<(), InvalidRequest> {
+        let normalization = match request.cfg_normalization {
+            CfgNormalization::Off => 0.0,
+            CfgNormalization::Clamp(factor) => factor,
+        };
+        for (field, value, most) in [
+            (
+                "guidance_scale",
+                request.guidance_scale,
+                self.max_guidance_scale,
+            ),
+            ("cfg_normalization", normalization, 100.0),
+            ("cfg_truncation", request.cfg_truncation, 1.0),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                let message = format!("{field} is from 0 to {most}, not {value}");
+                return Err(InvalidRequest::new(field, message));
+            }
+        }
         Ok(())
     }
 
@@ -119,7 +145,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{CfgNormalization, Noise};
+    use crate::request::Noise;
 
     fn request(width: u32, height: u32) -> ImageRequest {
         ImageRequest {
@@ -182,5 +208,25 @@ mod tests {
             };
             assert_eq!(fault(&request).unwrap().0, "num_inference_steps");
         }
+    }
+    #[test]
+    fn guidance_is_finite_and_has_bounds() {
+        for scale in [-0.1, 20.5, f32::NAN, f32::INFINITY] {
+            let request = ImageRequest {
+                guidance_scale: scale,
+                ..request(64, 64)
+            };
+            assert_eq!(fault(&request).unwrap().0, "guidance_scale", "{scale}");
+        }
+        let truncated = ImageRequest {
+            cfg_truncation: 1.5,
+            ..request(64, 64)
+        };
+        assert_eq!(fault(&truncated).unwrap().0, "cfg_truncation");
+        let clamped = ImageRequest {
+            cfg_normalization: CfgNormalization::Clamp(f32::NAN),
+            ..request(64, 64)
+        };
+        assert_eq!(fault(&clamped).unwrap().0, "cfg_normalization");
     }
 }

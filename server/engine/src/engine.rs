@@ -116,10 +116,15 @@ impl Engine {
         });
         // Bounded by the permits: a job is sent only with one.
         let (jobs, queue) = mpsc::unbounded_channel();
+        // However the thread ends, whoever waits for `failed` hears of it.
+        let ended = shared.failed.clone().drop_guard();
         let device = device::Device::new(executor, queue, max_batch_size, Arc::clone(&shared));
         std::thread::Builder::new()
             .name("device".to_owned())
-            .spawn(move || device.run())?;
+            .spawn(move || {
+                let _ended = ended;
+                device.run();
+            })?;
         Ok(Self { shared, jobs })
     }
 

@@ -68,16 +68,20 @@ impl EngineMetrics {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
         duration(
-            "zimage_queue",
-            "Time from submission to the first step",
+            "zimage_request_queue",
+            "Time from submission to the device",
             &self.queue,
         );
         duration(
-            "zimage_step",
+            "zimage_step_duration",
             "Time of one denoising step of a batch",
             &self.step,
         );
-        duration("zimage_decode", "Time of one decoding", &self.decode);
+        duration(
+            "zimage_decode_duration",
+            "Time of one decoding",
+            &self.decode,
+        );
         registry.register(
             "zimage_images",
             "Images by their end: done, cancelled or failed",

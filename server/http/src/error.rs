@@ -9,6 +9,11 @@ use zimage_core::executor::ExecutorError;
 use zimage_core::limits::InvalidRequest;
 use zimage_engine::SubmitError;
 
+/// Characters of a message. It may quote what the client sent, of any length.
+const LONGEST_MESSAGE: usize = 1000;
+/// Characters of a field's name, as unknown ones are told.
+const LONGEST_NAME: usize = 100;
+
 /// An error answer.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
@@ -21,9 +26,14 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
         Self {
             status,
-            message: message.into(),
+            message,
             param: None,
             code: None,
             retry_after: None,
@@ -33,7 +43,7 @@ impl ApiError {
     /// A fault of one field of the request.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, message).with_code("invalid_value");
-        error.param = Some(param.to_owned());
+        error.param = Some(param.chars().take(LONGEST_NAME).collect());
         error
     }
 

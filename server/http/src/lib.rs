@@ -16,6 +16,7 @@ mod args;
 mod encode;
 mod error;
 mod generations;
+mod json_body;
 mod metrics;
 mod models;
 mod probes;

@@ -2,20 +2,17 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::{generations, metrics, models, probes, request_id};
+use crate::{generations, json_body, metrics, models, probes, request_id};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{self, Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use prometheus_client::registry::Registry;
 use std::any::Any;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
-
-/// Largest body: a prompt is a few kilobytes.
-const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// Everything on the API port.
 pub fn api(app: App) -> Router {
@@ -26,8 +23,7 @@ pub fn api(app: App) -> Router {
         .route("/readyz", get(probes::readyz))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::map_response(envelope))
+        .layer(DefaultBodyLimit::max(json_body::MAX_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), name_the_tier))
         .layer(from_fn_with_state(app.metrics.clone(), metrics::count))
@@ -70,21 +66,6 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
         "the server failed; the log says where",
     )
     .into_response()
-}
-
-/// Errors of axum's own, such as a body over the limit, in the envelope.
-async fn envelope(response: Response) -> Response {
-    let status = response.status();
-    let is_text = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    let message = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => format!("the body is larger than {MAX_BODY_BYTES} bytes"),
-        StatusCode::BAD_REQUEST if is_text => "the body could not be read".to_owned(),
-        _ => return response,
-    };
-    ApiError::new(status, message).into_response()
 }
 
 async fn name_the_tier(State(app): State<App>, request: Request, next: Next) -> Response {

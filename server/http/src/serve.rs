@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::routes::metrics_router;
 use axum::Router;
+use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use std::io;
 use std::net::SocketAddr;
@@ -44,22 +45,47 @@ pub async fn serve(
     shutdown: Shutdown,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let bind = async |address: SocketAddr| {
-        let named = |error: io::Error| {
-            io::Error::new(
-                error.kind(),
-                format!("failed to listen on {address}: {error}"),
-            )
-        };
-        TcpListener::bind(address).await.map_err(named)
+    let listeners = Listeners {
+        api: bind(addresses.api).await?,
+        metrics: bind(addresses.metrics).await?,
     };
-    let (api_listener, metrics_listener) =
-        (bind(addresses.api).await?, bind(addresses.metrics).await?);
     tracing::info!(api = %addresses.api, metrics = %addresses.metrics, "listening");
+    serve_on(listeners, app, api, registry, shutdown, stop).await
+}
+
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("failed to listen on {address}: {error}"),
+        )
+    };
+    TcpListener::bind(address).await.map_err(named)
+}
+
+struct Listeners {
+    api: TcpListener,
+    metrics: TcpListener,
+}
+
+async fn serve_on(
+    listeners: Listeners,
+    app: App,
+    api: Router,
+    registry: Registry,
+    shutdown: Shutdown,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let closed = CancellationToken::new();
+    // An answer's last bytes do not wait for the acknowledgement of the ones before.
+    let api_listener = listeners.api.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
+        }
+    });
     let requests =
         axum::serve(api_listener, api).with_graceful_shutdown(closed.clone().cancelled_owned());
-    let figures = axum::serve(metrics_listener, metrics_router(Arc::new(registry)))
+    let figures = axum::serve(listeners.metrics, metrics_router(Arc::new(registry)))
         .with_graceful_shutdown(closed.clone().cancelled_owned());
     let end = async {
         stop.cancelled().await;
@@ -93,3 +119,6 @@ async fn drain(app: &App, shutdown: Shutdown) {
         tracing::warn!("the drain's time is over; requests that still run are lost");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -406,3 +406,84 @@ async fn request_ids_are_kept_when_they_are_decent() {
     assert_ne!(ask("two words").await, "two words");
     assert_eq!(ask(&"x".repeat(200)).await.len(), 36);
 }
+
+#[tokio::test]
+async fn a_body_of_another_type_is_refused() {
+    let request = Request::post("/v1/images/generations")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(wish(json!({}))))
+        .unwrap();
+    let answer = send(&serving(), request).await;
+    assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let message = answer.error("message").as_str().unwrap();
+    assert!(message.contains("application/json"), "{message}");
+}
+
+#[tokio::test]
+async fn an_error_quotes_no_more_than_one_reads() {
+    let app = serving();
+    let long = "é".repeat(50_000);
+    for body in [
+        json!({"model": long}),
+        json!({"n": long}),
+        json!({&long: 1}),
+    ] {
+        let answer = post(&app, wish(body)).await;
+        assert!(answer.status.is_client_error());
+        assert!(answer.body.to_string().len() < 4000);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_has_guidance_gets_its_own_defaults() {
+    let identity = Identity {
+        variant: Variant::Base,
+        alias: None,
+        tier: None,
+    };
+    let timeout = Duration::from_secs(60);
+    let app = App::new(identity, Limits::default(), timeout, HttpMetrics::default());
+    app.start_serving(engine(|_| Ok(())));
+    let answer = post(&app, wish(json!({"seed": 1}))).await;
+    assert_eq!(answer.body["num_inference_steps"], 50);
+    assert_eq!(answer.body["guidance_scale"], 5.0);
+    assert_eq!(answer.header("x-zimage-model"), Some("z-image"));
+    assert_eq!(answer.header("x-zimage-tier"), None);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_ended() {
+    let (_release, held) = mpsc::channel::<()>();
+    let mut app = loading();
+    app.request_timeout = Duration::from_millis(1);
+    app.start_serving(engine(move |_| {
+        let _released = held.recv();
+        Ok(())
+    }));
+    let answer = post(&app, wish(json!({}))).await;
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(answer.error("code"), "timeout");
+}
+
+#[tokio::test]
+async fn figures_tell_routes_and_statuses_but_no_paths_of_clients() {
+    let app = serving();
+    post(&app, wish(json!({}))).await;
+    get(&app, "/v1/models").await;
+    get(&app, "/secret").await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    app.metrics.register(&mut registry);
+    let request = Request::get("/metrics").body(Body::empty()).unwrap();
+    let router = crate::metrics_router(std::sync::Arc::new(registry));
+    let response = router.oneshot(request).await.unwrap();
+    let text = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        r#"zimage_http_requests_total{route="/v1/images/generations",code="200"} 1"#,
+        r#"zimage_http_requests_total{route="other",code="404"} 1"#,
+        r#"zimage_http_request_duration_seconds_count{route="/v1/models"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+}

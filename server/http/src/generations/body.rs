@@ -56,7 +56,7 @@ pub(super) fn parse(
         height,
         num_inference_steps: steps.map_or(defaults.num_inference_steps, |steps| steps as u32),
         guidance_scale: fields
-            .number("guidance_scale", 0.0..=100.0)?
+            .number("guidance_scale", 0.0..=f64::from(limits.max_guidance_scale))?
             .unwrap_or(defaults.guidance_scale),
         cfg_normalization: cfg_normalization(&mut fields)?,
         cfg_truncation: fields.number("cfg_truncation", 0.0..=1.0)?.unwrap_or(1.0),
