@@ -1,0 +1,62 @@
+//! Answers of the gateway's own: OpenAI's error envelope and its list of models.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A complete answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn text(status: StatusCode, text: &'static str) -> Self {
+        let body = Bytes::from_static(text.as_bytes());
+        Self {
+            status,
+            retry_after: None,
+            content_type: "text/plain; charset=utf-8",
+            body,
+        }
+    }
+
+    fn json(status: StatusCode, value: &Value) -> Self {
+        let body = Bytes::from(value.to_string());
+        Self {
+            status,
+            retry_after: None,
+            content_type: "application/json",
+            body,
+        }
+    }
+
+    /// An error, as OpenAI's clients read it.
+    pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Self {
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        Self::json(
+            status,
+            &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}),
+        )
+    }
+
+    pub(crate) fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
+        self
+    }
+
+    pub(crate) fn models(names: &[&str]) -> Self {
+        let model =
+            |id: &&str| json!({"id": id, "object": "model", "created": 0, "owned_by": "zimage"});
+        let data: Vec<_> = names.iter().map(model).collect();
+        Self::json(StatusCode::OK, &json!({"object": "list", "data": data}))
+    }
+}

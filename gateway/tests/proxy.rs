@@ -1,0 +1,424 @@
+//! The proxy between real connections: clients on one side, pods on the other, a topology set by hand.
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use zimage_crds::{Variant, Weights};
+use zimage_gateway::metrics::Metrics;
+use zimage_gateway::proxy::{Bounds, Proxy};
+use zimage_gateway::shutdown::Presence;
+use zimage_gateway::topology::Topology;
+
+const BOUNDS: Bounds = Bounds {
+    request_timeout: Duration::from_secs(20),
+    max_body_bytes: 200 << 10,
+    max_buffered_bytes: 4 << 20,
+};
+
+struct Never;
+
+#[async_trait]
+impl ShutdownSignalWatch for Never {
+    async fn recv(&self) -> ShutdownSignal {
+        std::future::pending().await
+    }
+}
+
+/// A proxy on a port of its own. It lives as long as the test's process.
+struct Gateway {
+    address: SocketAddr,
+    learned: watch::Sender<Option<Arc<Topology>>>,
+    http: reqwest::Client,
+}
+
+impl Gateway {
+    async fn start(topology: Topology, bounds: Bounds) -> Self {
+        let (learned, known) = watch::channel(Some(Arc::new(topology)));
+        let proxy = Proxy::new(known, Presence::default(), Metrics::default(), bounds);
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        std::thread::spawn(move || {
+            let mut server = Server::new_with_opt_and_conf(None, ServerConf::default());
+            server.bootstrap();
+            let mut service = Service::new("test".to_owned(), proxy);
+            service.add_tcp(&address.to_string());
+            server.add_service(service);
+            server.run(RunArgs {
+                shutdown_signal: Box::new(Never),
+            });
+        });
+        let gateway = Self {
+            address,
+            learned,
+            http: reqwest::Client::new(),
+        };
+        for _ in 0..100 {
+            if gateway
+                .http
+                .get(gateway.url("/healthz"))
+                .send()
+                .await
+                .is_ok()
+            {
+                return gateway;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the proxy does not listen on {address}");
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn post(&self, body: impl Into<reqwest::Body>) -> Answer {
+        let url = self.url("/v1/images/generations");
+        Answer::of(self.http.post(url).body(body).send().await.unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.http.get(self.url(path)).send().await.unwrap()).await
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    async fn of(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Self {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    fn code(&self) -> &Value {
+        &self.body["error"]["code"]
+    }
+}
+
+/// A pod that answers every request with its name, and what it saw.
+async fn pod(name: &'static str) -> SocketAddr {
+    let answer = move |headers: HeaderMap, body: Bytes| async move {
+        let header = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let seen = json!({"pod": name, "bytes": body.len(), "sum": body.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+            "request_id": header("x-request-id"), "forwarded_for": header("x-forwarded-for")});
+        ([("x-zimage-tier", name)], seen.to_string())
+    };
+    listen(Router::new().route("/v1/images/generations", post(answer))).await
+}
+
+/// A pod that answers every request with a status.
+async fn refusing(status: StatusCode, retry_after: &'static str) -> SocketAddr {
+    let answer =
+        move || async move { (status, [("retry-after", retry_after)], "no").into_response() };
+    listen(Router::new().route("/v1/images/generations", post(answer))).await
+}
+
+async fn listen(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// A pod that dies with the request in its hands.
+async fn dying() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut some = [0; 64];
+            // Whatever was read: the connection is closed now.
+            let _read = connection.read(&mut some).await;
+        }
+    });
+    address
+}
+
+/// An address where nothing listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topology {
+    Topology {
+        name: "fox".to_owned(),
+        weights: Weights {
+            primary: 90,
+            fallback: 10,
+        },
+        primary: Variant::Turbo,
+        fallback: Some(Variant::Base),
+        primary_pods: BTreeSet::from_iter(primary.iter().copied()),
+        fallback_pods: BTreeSet::from_iter(fallback.iter().copied()),
+    }
+}
+
+async fn gateway(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Gateway {
+    Gateway::start(topology(primary, fallback), BOUNDS).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_requests_split_as_the_weights_say() {
+    let gateway = gateway(&[pod("primary").await], &[pod("fallback").await]).await;
+    let primary = AtomicUsize::new(0);
+    let client = async || {
+        for _ in 0..250 {
+            if gateway.post("{}").await.headers["x-zimage-tier"] == "primary" {
+                primary.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    tokio::join!(client(), client(), client(), client());
+    assert_eq!(primary.into_inner(), 900);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_cannot_take_a_request_passes_it_on() {
+    let well = pod("fallback").await;
+    for ill in [
+        nobody().await,
+        dying().await,
+        refusing(StatusCode::BAD_GATEWAY, "1").await,
+        refusing(StatusCode::SERVICE_UNAVAILABLE, "1").await,
+        refusing(StatusCode::TOO_MANY_REQUESTS, "1").await,
+    ] {
+        let gateway = gateway(&[ill], &[well]).await;
+        for _ in 0..3 {
+            let answer = gateway.post("{}").await;
+            assert_eq!(
+                (answer.status, &answer.body["pod"]),
+                (StatusCode::OK, &json!("fallback"))
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_attempt_sends_the_whole_body_again() {
+    let gateway = gateway(&[dying().await], &[pod("fallback").await]).await;
+    let body: Vec<u8> = (0..150_000_u32).map(|at| (at % 251) as u8).collect();
+    let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();
+    let answer = gateway.post(body).await;
+    assert_eq!(
+        (&answer.body["bytes"], &answer.body["sum"]),
+        (&json!(150_000), &json!(sum))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_the_pods_own_fault_is_not_asked_for_again() {
+    let gateway = gateway(
+        &[refusing(StatusCode::INTERNAL_SERVER_ERROR, "1").await],
+        &[pod("fallback").await],
+    )
+    .await;
+    assert_eq!(
+        gateway.post("{}").await.status,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_queues_everywhere_say_when_to_come_again() {
+    let full = async |seconds| refusing(StatusCode::TOO_MANY_REQUESTS, seconds).await;
+    let gateway = gateway(&[full("3").await], &[full("7").await]).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("queue_full"))
+    );
+    assert_eq!(answer.headers["retry-after"], "7");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_pod_the_answer_comes_at_once() {
+    let gateway = gateway(&[], &[]).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"))
+    );
+    assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_topology_counts_for_the_next_request() {
+    let (old, new) = (pod("old").await, pod("new").await);
+    let gateway = gateway(&[old], &[]).await;
+    assert_eq!(gateway.post("{}").await.body["pod"], "old");
+    gateway
+        .learned
+        .send_replace(Some(Arc::new(topology(&[new], &[]))));
+    assert_eq!(gateway.post("{}").await.body["pod"], "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_model_of_a_request_pins_its_tier() {
+    let gateway = gateway(&[pod("primary").await], &[pod("fallback").await]).await;
+    for _ in 0..12 {
+        assert_eq!(
+            gateway.post(r#"{"model": "z-image"}"#).await.body["pod"],
+            "fallback"
+        );
+        assert_eq!(
+            gateway.post(r#"{"model": "z-image-turbo"}"#).await.body["pod"],
+            "primary"
+        );
+    }
+    assert_eq!(
+        gateway.post(r#"{"model": "fox"}"#).await.status,
+        StatusCode::OK
+    );
+    let answer = gateway.post(r#"{"model": "dall-e-3"}"#).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_answers_for_itself() {
+    let gateway = gateway(&[pod("primary").await], &[]).await;
+    let models = gateway.get("/v1/models").await.body;
+    let names: Vec<_> = models["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| &model["id"])
+        .collect();
+    assert_eq!(names, ["fox", "z-image-turbo", "z-image"]);
+    assert_eq!(gateway.get("/readyz").await.status, StatusCode::OK);
+    assert_eq!(gateway.get("/metrics").await.code(), "unknown_url");
+    let wrong = gateway.get("/v1/images/generations").await;
+    assert_eq!(
+        (wrong.status, wrong.code()),
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            &json!("method_not_supported")
+        )
+    );
+    gateway.learned.send_replace(None);
+    assert_eq!(
+        gateway.get("/readyz").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_over_the_limit_is_refused() {
+    let gateway = gateway(&[pod("primary").await], &[]).await;
+    let answer = gateway.post(vec![b'x'; 300 << 10]).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("body_too_large"))
+    );
+    let unannounced =
+        futures::stream::iter((0..300).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1 << 10])));
+    let answer = gateway.post(reqwest::Body::wrap_stream(unannounced)).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_takes_its_time_at_the_most() {
+    let forever =
+        listen(Router::new().route("/v1/images/generations", post(std::future::pending::<()>)))
+            .await;
+    let bounds = Bounds {
+        request_timeout: Duration::from_millis(300),
+        ..BOUNDS
+    };
+    let gateway = Gateway::start(topology(&[forever], &[]), bounds).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::GATEWAY_TIMEOUT, &json!("timeout"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_takes_its_request_from_the_pod() {
+    let (begun, mut seen) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Receiver<()>>(1);
+    let answer = move || {
+        let begun = begun.clone();
+        async move {
+            // Dropped with the handler, which axum drops with the connection.
+            let (_alive, dead) = tokio::sync::oneshot::channel::<()>();
+            begun.send(dead).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    };
+    let slow = listen(Router::new().route("/v1/images/generations", post(answer))).await;
+    let gateway = gateway(&[slow], &[]).await;
+    let request = tokio::spawn(
+        gateway
+            .http
+            .post(gateway.url("/v1/images/generations"))
+            .body("{}")
+            .send(),
+    );
+    let dead = seen.recv().await.unwrap();
+    request.abort();
+    tokio::time::timeout(Duration::from_secs(10), dead)
+        .await
+        .unwrap()
+        .unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_see_the_clients_address_and_the_requests_id() {
+    let gateway = gateway(&[pod("primary").await], &[]).await;
+    let url = gateway.url("/v1/images/generations");
+    let sent = gateway
+        .http
+        .post(url)
+        .header("x-request-id", "abc-1")
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    let body = Answer::of(sent).await.body;
+    assert_eq!(
+        (&body["request_id"], &body["forwarded_for"]),
+        (&json!("abc-1"), &json!("127.0.0.1"))
+    );
+    let own = gateway.post("{}").await.body["request_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(own.len(), 36);
+}
