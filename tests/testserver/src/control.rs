@@ -40,6 +40,20 @@ pub(crate) struct Change {
     ready: Option<bool>,
 }
 
+impl Change {
+    /// The value that cannot be claimed, if there is one.
+    fn fault(&self) -> Option<String> {
+        if let Some(Some(ratio)) = self.gpu_utilization
+            && !(0.0..=1.0).contains(&ratio)
+        {
+            return Some(format!("gpu_utilization is from 0 to 1, not {ratio}"));
+        }
+        let status = self.status.flatten()?;
+        let fault = || format!("status is from 200 to 599, not {status}");
+        (!(200..600).contains(&status)).then(fault)
+    }
+}
+
 /// Tells a `null` from a field that is left out.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
     T::deserialize(value).map(Some)
@@ -70,7 +84,7 @@ impl Control {
         Duration::from_millis(self.lock().step_milliseconds)
     }
 
-    fn change(&self, change: Change) -> Claims {
+    pub(crate) fn change(&self, change: Change) -> Claims {
         let mut claims = self.lock();
         if let Some(value) = change.gpu_utilization {
             claims.gpu_utilization = value;
@@ -106,8 +120,14 @@ async fn show(State(control): State<Control>) -> Json<Claims> {
     Json(control.claims())
 }
 
-async fn put(State(control): State<Control>, Json(change): Json<Change>) -> Json<Claims> {
-    Json(control.change(change))
+async fn put(
+    State(control): State<Control>,
+    Json(change): Json<Change>,
+) -> Result<Json<Claims>, (StatusCode, String)> {
+    match change.fault() {
+        Some(fault) => Err((StatusCode::UNPROCESSABLE_ENTITY, fault)),
+        None => Ok(Json(control.change(change))),
+    }
 }
 
 /// Answers in the server's place where the claims say so.
@@ -159,6 +179,22 @@ mod tests {
                 .gpu_utilization,
             None
         );
+    }
+
+    #[test]
+    fn values_that_no_server_reports_are_refused() {
+        for wrong in [
+            json!({"gpu_utilization": 99}),
+            json!({"gpu_utilization": -0.1}),
+            json!({"status": 99}),
+            json!({"status": 600}),
+        ] {
+            assert!(change(wrong.clone()).fault().is_some(), "{wrong}");
+        }
+        let right = json!({"gpu_utilization": 1, "status": 503, "step_milliseconds": 0});
+        assert_eq!(change(right).fault(), None);
+        let null = json!({"gpu_utilization": null, "status": null});
+        assert_eq!(change(null).fault(), None);
     }
 
     #[test]

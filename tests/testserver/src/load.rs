@@ -54,3 +54,39 @@ impl Collector for Load {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+    use serde_json::json;
+
+    fn shown(claims: serde_json::Value) -> String {
+        let control = Control::default();
+        control.change(serde_json::from_value(claims).unwrap());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Load::new(control, EngineMetrics::default())));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_server_without_claims_has_no_gpu_and_its_own_queue() {
+        let text = shown(json!({}));
+        assert!(text.contains("\nzimage_requests_waiting 0\n"), "{text}");
+        assert!(!text.contains("zimage_gpu_utilization_ratio"), "{text}");
+    }
+
+    #[test]
+    fn claims_are_shown_in_the_place_of_figures() {
+        let text = shown(json!({"gpu_utilization": 0.99, "requests_waiting": 4}));
+        for line in [
+            "zimage_requests_waiting 4",
+            r#"zimage_gpu_utilization_ratio{gpu="0"} 0.99"#,
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{text}");
+        }
+    }
+}

@@ -17,7 +17,6 @@ use load::Load;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -99,14 +98,18 @@ async fn main() -> Result<()> {
 }
 
 fn stop_on_signal() -> Result<CancellationToken> {
-    let stop = Arc::new(CancellationToken::new());
-    let (mut terminate, token) = (
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
-        CancellationToken::clone(&stop),
+        signal(SignalKind::interrupt())?,
     );
+    let stopped = stop.clone();
     tokio::spawn(async move {
-        terminate.recv().await;
-        token.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
     });
-    Ok(CancellationToken::clone(&stop))
+    Ok(stop)
 }
