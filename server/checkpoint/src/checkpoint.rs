@@ -5,7 +5,8 @@ use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeCo
 use crate::error::CheckpointError;
 use crate::layout::{self, Expected};
 use crate::prompt::{EncodedPrompt, PromptEncoder};
-use crate::weights::{TensorView, Weights};
+use crate::shard::TensorView;
+use crate::weights::Weights;
 use crate::{read, validate};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,6 +31,19 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, is damaged, or describes a model that is not implemented.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        Self::open_parts(dir, None)
+    }
+
+    /// As [`Self::open`], with the transformer's weights from one safetensors file: ComfyUI's names or diffusers'. The
+    /// folder's own may be missing; its configuration may not.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_with_transformer(dir: &Path, file: &Path) -> Result<Self, CheckpointError> {
+        Self::open_parts(dir, Some(file))
+    }
+
+    fn open_parts(dir: &Path, transformer_file: Option<&Path>) -> Result<Self, CheckpointError> {
         let index = dir.join("model_index.json");
         let class = read::json::<Value>(&index)?["_class_name"].clone();
         if class != "ZImagePipeline" {
@@ -84,7 +98,6 @@ impl Checkpoint {
         )?;
         fit(&text_encoder, &transformer, &vae)
             .map_err(|problem| CheckpointError::new(transformer_path, problem))?;
-        let [a, b, c] = Component::ALL;
         Ok(Self {
             dir: dir.to_owned(),
             text_encoder,
@@ -92,9 +105,12 @@ impl Checkpoint {
             vae,
             scheduler,
             weights: [
-                Weights::open(dir, a)?,
-                Weights::open(dir, b)?,
-                Weights::open(dir, c)?,
+                Weights::open(dir, Component::TextEncoder)?,
+                match transformer_file {
+                    Some(file) => Weights::open_transformer_file(file)?,
+                    None => Weights::open(dir, Component::Transformer)?,
+                },
+                Weights::open(dir, Component::Vae)?,
             ],
             prompts: Arc::new(PromptEncoder::open(dir)?),
         })

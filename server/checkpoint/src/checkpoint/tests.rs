@@ -1,5 +1,6 @@
 use super::*;
 use crate::{DType, Shape, make_model};
+use std::collections::BTreeMap;
 use std::fs;
 use tempfile::TempDir;
 
@@ -251,4 +252,87 @@ fn header_that_claims_more_than_the_file_is_refused() {
             "{error}"
         );
     }
+}
+
+/// The odd model's transformer as ComfyUI saves it, in one file.
+fn single_file(dir: &Path) -> Vec<u8> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    // to_q, to_k and to_v follow each other, so their rows are joined in that order.
+    for Expected { name, .. } in checkpoint.expected(Component::Transformer) {
+        let tensor = checkpoint.tensor(Component::Transformer, &name).unwrap();
+        let stored = ["to_q", "to_k", "to_v"]
+            .iter()
+            .fold(name, |name, part| name.replace(part, "qkv"));
+        let stored = stored
+            .replace(".to_out.0.", ".out.")
+            .replace("norm_q", "q_norm")
+            .replace("norm_k", "k_norm")
+            .replace("all_x_embedder.2-1.", "x_embedder.")
+            .replace("all_final_layer.2-1.", "final_layer.");
+        let stored = format!("model.diffusion_model.{stored}");
+        let (shape, bytes) = tensors
+            .entry(stored)
+            .or_insert_with(|| ([&[0], &tensor.shape[1..]].concat(), vec![]));
+        shape[0] += tensor.shape[0];
+        bytes.extend(tensor.bytes);
+    }
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes);
+        (name, view.unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn single_file_of_comfyui_stands_for_the_folders_transformer() {
+    let dir = model(Shape::Odd);
+    let file = dir.path().join("z_image.safetensors");
+    fs::write(&file, single_file(dir.path())).unwrap();
+    let whole = Checkpoint::open(dir.path()).unwrap();
+    let single = Checkpoint::open_with_transformer(dir.path(), &file).unwrap();
+    single.verify().unwrap();
+    for Expected { name, .. } in whole.expected(Component::Transformer) {
+        let tensor = |checkpoint: &Checkpoint| {
+            checkpoint
+                .tensor(Component::Transformer, &name)
+                .unwrap()
+                .to_f32()
+        };
+        assert_eq!(tensor(&single), tensor(&whole), "{name}");
+    }
+}
+
+#[test]
+fn folders_transformer_weights_may_be_missing_beside_a_single_file() {
+    let dir = model(Shape::Odd);
+    let file = dir.path().join("z_image.safetensors");
+    fs::write(&file, single_file(dir.path())).unwrap();
+    fs::remove_file(
+        dir.path()
+            .join("transformer/diffusion_pytorch_model.safetensors.index.json"),
+    )
+    .unwrap();
+    assert!(Checkpoint::open(dir.path()).is_err());
+    Checkpoint::open_with_transformer(dir.path(), &file)
+        .unwrap()
+        .verify()
+        .unwrap();
+}
+
+#[test]
+fn single_file_of_another_model_says_which_tensor_does_not_fit() {
+    let dir = model(Shape::Odd);
+    let file = dir.path().join("vae/diffusion_pytorch_model.safetensors");
+    let error = Checkpoint::open_with_transformer(dir.path(), &file)
+        .unwrap()
+        .verify()
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("there is no tensor \"all_x_embedder.2-1.weight\""),
+        "{error}"
+    );
 }
