@@ -81,3 +81,53 @@ impl ServeArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<ServeArgs, String> {
+        let program = Program::try_parse_from([&["serve"], flags].concat());
+        program
+            .map(|program| program.serve)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_flags_only_this_machine_can_ask() {
+        let args = parse(&[]).unwrap();
+        assert!(args.listen.ip().is_loopback() && args.metrics_listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_deployments_spec() {
+        for flags in [
+            ["--max-batch-size", "16"],
+            ["--max-queue-length", "0"],
+            ["--max-queue-length", "1024"],
+            ["--drain-timeout-seconds", "3600"],
+        ] {
+            assert!(parse(&flags).is_ok(), "{flags:?}");
+        }
+        for flags in [
+            ["--max-batch-size", "0"],
+            ["--max-batch-size", "17"],
+            ["--max-queue-length", "1025"],
+        ] {
+            assert!(parse(&flags).unwrap_err().contains(flags[0]), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_model_is_refused_with_those_that_there_are() {
+        let error = parse(&["--model-name", "sdxl"]).unwrap_err();
+        assert!(error.contains("z-image-turbo and z-image"), "{error}");
+    }
+}

@@ -35,9 +35,15 @@ pub struct EncodeError(String);
 
 /// Encodes an image. Takes tens of milliseconds for a megapixel: not for an async task.
 ///
+/// `text` goes into PNG's text chunks by keyword; the other formats have no place for it.
+///
 /// # Errors
 /// Never for the images that an executor makes; WebP has at most 16383 pixels a side.
-pub fn encode(pixels: &Pixels, format: ImageFormat) -> Result<Vec<u8>, EncodeError> {
+pub fn encode(
+    pixels: &Pixels,
+    format: ImageFormat,
+    text: &[(&str, String)],
+) -> Result<Vec<u8>, EncodeError> {
     let fault = |error: &dyn std::error::Error| EncodeError(error.to_string());
     let (width, height, color) = (pixels.width(), pixels.height(), ExtendedColorType::Rgb8);
     let mut file = Vec::new();
@@ -48,6 +54,11 @@ pub fn encode(pixels: &Pixels, format: ImageFormat) -> Result<Vec<u8>, EncodeErr
             encoder.set_depth(png::BitDepth::Eight);
             // The image waits for nobody, its client does.
             encoder.set_compression(png::Compression::Fast);
+            for (keyword, value) in text {
+                encoder
+                    .add_itxt_chunk((*keyword).to_owned(), value.clone())
+                    .map_err(|error| fault(&error))?;
+            }
             let mut writer = encoder.write_header().map_err(|error| fault(&error))?;
             writer
                 .write_image_data(pixels.rgb())
@@ -80,7 +91,7 @@ mod tests {
     #[test]
     fn lossless_formats_give_every_pixel_back() {
         for format in [ImageFormat::Png, ImageFormat::Webp] {
-            let file = encode(&pixels(), format).unwrap();
+            let file = encode(&pixels(), format, &[]).unwrap();
             let read = image::load_from_memory(&file).unwrap().to_rgb8();
             assert_eq!((read.width(), read.height()), (32, 16), "{format:?}");
             assert_eq!(read.as_raw().as_slice(), pixels().rgb(), "{format:?}");
@@ -88,8 +99,24 @@ mod tests {
     }
 
     #[test]
+    fn a_png_carries_text_of_any_language() {
+        let text = [("prompt", "橘猫".to_owned())];
+        let file = encode(&pixels(), ImageFormat::Png, &text).unwrap();
+        let reader = png::Decoder::new(std::io::Cursor::new(file))
+            .read_info()
+            .unwrap();
+        let chunk = &reader.info().utf8_text[0];
+        assert_eq!(chunk.keyword, "prompt");
+        assert_eq!(chunk.get_text().unwrap(), "橘猫");
+    }
+
+    #[test]
     fn a_jpeg_of_lower_quality_is_smaller() {
-        let size = |quality| encode(&pixels(), ImageFormat::Jpeg(quality)).unwrap().len();
+        let size = |quality| {
+            encode(&pixels(), ImageFormat::Jpeg(quality), &[])
+                .unwrap()
+                .len()
+        };
         assert!(size(20) < size(95));
     }
 }

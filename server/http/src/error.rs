@@ -118,6 +118,9 @@ impl From<SubmitError> for ApiError {
 
 impl From<ExecutorError> for ApiError {
     fn from(error: ExecutorError) -> Self {
+        if !matches!(error, ExecutorError::InvalidRequest { .. }) {
+            tracing::warn!(%error, "failed to make an image");
+        }
         let message = error.to_string();
         match error {
             ExecutorError::InvalidRequest { field, message } => Self::invalid(field, message),

@@ -59,7 +59,7 @@ async fn image(ticket: Ticket, format: ImageFormat) -> Result<(Generated, String
     let generated = ticket.image().await?;
     // Encoding has a thread of its own: the device already works on the next request.
     let encoded = tokio::task::spawn_blocking(move || {
-        let file = encode(&generated.pixels, format)?;
+        let file = encode(&generated.pixels, format, &[])?;
         Ok((generated, STANDARD.encode(file)))
     });
     let fault = |message: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message);

@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use control::Control;
 use load::Load;
 use prometheus_client::registry::Registry;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -62,7 +63,10 @@ struct Serve {
 async fn main() -> Result<()> {
     let Command::Serve(args) = Program::parse().command;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stdout().is_terminal())
+        .init();
     let control = Control::default();
     let (engine_metrics, http_metrics) = (EngineMetrics::default(), HttpMetrics::default());
     let mut registry = Registry::default();

@@ -41,9 +41,10 @@ async fn start(
     let mut registry = Registry::default();
     let figures = EngineMetrics::default();
     figures.register(&mut registry);
+    // Without a queue, a request is answered or refused, whichever comes first: it never waits for another.
     let options = EngineOptions {
         max_batch_size: 1,
-        max_queue_length: 1,
+        max_queue_length: 0,
     };
     let executor = Box::new(FakeExecutor::new(before));
     app.start_serving(Engine::start(executor, options, figures).unwrap());
