@@ -1,5 +1,7 @@
 //! The proxy between real connections: clients on one side, pods on the other, a topology set by hand.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
+
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;

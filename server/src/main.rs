@@ -1,1 +1,49 @@
-fn main() {}
+//! The inference server and its tools, on one command line.
+//!
+//! ```text
+//! serve       checkpoint ─▶ executor ─▶ engine ─▶ HTTP
+//! generate    checkpoint ─▶ executor ─▶ a file
+//! verify      checks a checkpoint without loading it
+//! make-model  writes a tiny checkpoint of random weights
+//! ```
+#![forbid(unsafe_code)]
+
+mod args;
+mod device;
+mod failure;
+mod generate;
+mod make_model;
+mod nvml;
+mod serve;
+mod verify;
+
+use args::{Command, Program};
+use clap::Parser;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    start_log(program.log_format);
+    let outcome = match program.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::MakeModel(args) => make_model::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start_log(format: args::LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        args::LogFormat::Json => log.json().flatten_event(true).init(),
+        args::LogFormat::Text => log.init(),
+    }
+}

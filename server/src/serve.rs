@@ -1,0 +1,83 @@
+//! `serve`: the interface listens at once and is ready when the model is loaded.
+
+use crate::args::Serve;
+use crate::device;
+use crate::failure::Failure;
+use crate::nvml::Gpus;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use zimage_engine::{Engine, EngineMetrics};
+use zimage_http::{App, HttpMetrics, api, serve};
+
+pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
+    let gpus = Gpus::find();
+    device::check(&args.model, &gpus)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::other)?;
+    let outcome = runtime.block_on(serve_until_stopped(args, gpus));
+    // A model that is still being loaded holds a thread; the process ends without it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve_until_stopped(args: &Serve, gpus: Gpus) -> Result<(), Failure> {
+    let (engine_metrics, http_metrics) = (EngineMetrics::default(), HttpMetrics::default());
+    let mut registry = Registry::default();
+    engine_metrics.register(&mut registry);
+    http_metrics.register(&mut registry);
+    registry.register_collector(Box::new(gpus));
+    let app = args.serve.app(http_metrics);
+    let stop = stop_on_signal().map_err(Failure::other)?;
+    let serving = serve(
+        app.clone(),
+        api(app.clone()),
+        registry,
+        args.serve.addresses(),
+        args.serve.shutdown(),
+        stop.clone(),
+    );
+    tokio::select! {
+        outcome = serving => outcome.map_err(Failure::other),
+        failure = compute(args, &app, engine_metrics) => Err(failure),
+    }
+}
+
+/// Loads the model and lets the interface have it. Returns when that fails, or the device does.
+async fn compute(args: &Serve, app: &App, metrics: EngineMetrics) -> Failure {
+    let model = args.model.clone();
+    let executor = match tokio::task::spawn_blocking(move || device::load(&model)).await {
+        Ok(Ok(executor)) => executor,
+        Ok(Err(failure)) => return failure,
+        Err(error) => return Failure::Other(format!("failed to load the model: {error}")),
+    };
+    match Engine::start(executor, args.serve.engine(), metrics) {
+        Ok(engine) => {
+            app.start_serving(engine.clone());
+            tracing::info!("ready");
+            engine.failed().await;
+            Failure::Device("the device failed; the log says how".to_owned())
+        }
+        Err(error) => Failure::Other(format!("failed to start the device thread: {error}")),
+    }
+}
+
+fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop");
+        token.cancel();
+    });
+    Ok(stop)
+}
