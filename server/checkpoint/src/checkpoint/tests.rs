@@ -336,3 +336,54 @@ fn single_file_of_another_model_says_which_tensor_does_not_fit() {
         "{error}"
     );
 }
+
+#[test]
+fn damaged_files_give_one_line_that_names_the_folder_and_never_a_panic() {
+    let dir = model(Shape::Odd);
+    let mut numbers = rand_mt::Mt::new(1);
+    let mut below = |limit: usize| numbers.next_u32() as usize % limit;
+    let files = [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder/model-00002-of-00002.safetensors",
+        "transformer/config.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ];
+    let mut refused = 0;
+    for round in 0..300 {
+        let path = dir.path().join(files[round % files.len()]);
+        let sound = fs::read(&path).unwrap();
+        let mut damaged = sound.clone();
+        // The beginning, where a weight file has its header.
+        let position = below(damaged.len().min(4096));
+        match below(4) {
+            0 => damaged.truncate(position),
+            1 => damaged[position] = below(256) as u8,
+            2 => drop(damaged.splice(position..position, *b"99999999")),
+            _ => drop(damaged.remove(position)),
+        }
+        fs::write(&path, damaged).unwrap();
+        let checkpoint = Checkpoint::open(dir.path());
+        let result = checkpoint.and_then(|checkpoint| {
+            checkpoint
+                .verify()
+                .and_then(|()| checkpoint.encode("a cat"))
+        });
+        if let Err(error) = result {
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&dir.path().display().to_string()) && !text.contains('\n'),
+                "{text}"
+            );
+            refused += 1;
+        }
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(refused > 200, "only {refused} of 300 were refused");
+    Checkpoint::open(dir.path()).unwrap().verify().unwrap();
+}
