@@ -110,12 +110,16 @@ fn place_on_gpu(pod: &mut PodSpec, gpu: &GpuSpec) {
             .insert(GPU_PRODUCT.to_owned(), product.clone());
     }
     // Clouds keep other pods off their GPU nodes by a taint of the resource's name.
-    pod.tolerations.get_or_insert_default().push(Toleration {
+    let toleration = Toleration {
         key: Some(gpu.resource_name.clone()),
         operator: Some("Exists".to_owned()),
         effect: Some("NoSchedule".to_owned()),
         ..Toleration::default()
-    });
+    };
+    let tolerations = pod.tolerations.get_or_insert_default();
+    if !tolerations.contains(&toleration) {
+        tolerations.push(toleration);
+    }
 }
 
 fn models(spec: &TierSpec) -> Volume {
