@@ -1,0 +1,86 @@
+//! The engine's own kernels: their sources, the compiler, and compiled kernels on disk.
+//!
+//! ```text
+//! kernels/*.cu ─> NVRTC (no toolkit, no headers) ─> machine code for one architecture ─> Module
+//!                   └──────── cache file, named by everything that decides it ──────┘
+//! ```
+
+mod cache;
+mod compile;
+
+pub use cache::Cache;
+pub use compile::compile;
+
+/// One file of kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The file's name.
+    pub file: &'static str,
+    /// Its text, without the prelude.
+    pub text: &'static str,
+    /// The kernels that it holds.
+    pub kernels: &'static [&'static str],
+}
+
+/// What every source begins with.
+const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+
+macro_rules! source {
+    ($file:literal: $($kernel:literal),+) => {
+        Source {
+            file: $file,
+            text: include_str!(concat!("kernels/", $file)),
+            kernels: &[$($kernel),+],
+        }
+    };
+}
+
+/// Every kernel of the engine.
+pub const SOURCES: &[Source] = &[
+    source!("attention.cu": "softmax", "attention"),
+    source!("convert.cu": "f32_to_bf16", "f16_to_bf16", "bf16_to_f32"),
+    source!("embed.cu": "gather", "repeat_row", "silu_f32", "modulation", "add_one"),
+    source!("group_norm.cu": "group_norm_sums", "group_norm_statistics", "group_norm_apply"),
+    source!("image.cu": "latents_to_image", "upsample", "image_to_bytes"),
+    source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
+    source!("patch.cu": "patchify", "unpatchify"),
+    source!("rope.cu": "qk_norm_rope_interleaved", "qk_norm_rope_halves"),
+    source!("sampler.cu": "euler_step", "guide"),
+    source!("swiglu.cu": "swiglu"),
+];
+
+impl Source {
+    /// What the compiler sees.
+    pub fn whole(&self) -> String {
+        format!("{PRELUDE}\n{}", self.text)
+    }
+}
+
+/// The compiler's name of a compute capability. Machine code for 9.0 may use what only that chip has.
+pub fn architecture(major: i32, minor: i32) -> String {
+    let only = if (major, minor) == (9, 0) { "a" } else { "" };
+    format!("sm_{major}{minor}{only}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_is_listed_and_every_name_is_a_kernel() {
+        for source in SOURCES {
+            let defined = source.text.matches("extern \"C\" __global__").count();
+            assert_eq!(defined, source.kernels.len(), "{}", source.file);
+            for kernel in source.kernels {
+                assert!(source.text.contains(&format!(" {kernel}(")), "{kernel}");
+            }
+        }
+    }
+
+    #[test]
+    fn hopper_alone_has_a_target_of_its_own() {
+        assert_eq!(architecture(9, 0), "sm_90a");
+        assert_eq!(architecture(8, 6), "sm_86");
+        assert_eq!(architecture(12, 0), "sm_120");
+    }
+}

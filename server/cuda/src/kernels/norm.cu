@@ -1,0 +1,93 @@
+// Norms over rows of `vectors` * 8 numbers: one block a row, one vector of eight a thread.
+
+// y = rms_norm(x) * weight * scale; scale (float32) may be null.
+extern "C" __global__ void rms_norm(uint4 *y, const uint4 *x, const uint4 *weight, const float *scale, int vectors,
+                                    float eps) {
+  const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
+  const bool inside = threadIdx.x < vectors;
+  float values[8] = {}, sum = 0.f;
+  if (inside) unpack8(x[at], values);
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += values[i] * values[i];
+  const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
+  if (!inside) return;
+  float w[8], s[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  unpack8(weight[threadIdx.x], w);
+  if (scale) load8(scale + threadIdx.x * 8, s);
+#pragma unroll
+  for (int i = 0; i < 8; i++) values[i] *= r * w[i] * s[i];
+  y[at] = pack8(values);
+}
+
+// x += gate * rms_norm(h) * weight, then y = rms_norm(x) * next_weight * next_scale.
+// gate and next_scale (float32) may be null, which is one; with a null y only x is written; with a null weight h is
+// added as it is.
+extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const uint4 *weight, const float *gate,
+                                    const uint4 *next_weight, const float *next_scale, int vectors, float eps) {
+  const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
+  const bool inside = threadIdx.x < vectors;
+  float added[8] = {}, values[8] = {}, w[8], s[8], sum = 0.f;
+  if (inside) unpack8(h[at], added);
+  if (weight) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += added[i] * added[i];
+    const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
+    if (inside) {
+      unpack8(weight[threadIdx.x], w);
+#pragma unroll
+      for (int i = 0; i < 8; i++) added[i] *= r * w[i];
+    }
+  }
+  if (inside) {
+    if (gate) {
+      load8(gate + threadIdx.x * 8, s);
+#pragma unroll
+      for (int i = 0; i < 8; i++) added[i] *= s[i];
+    }
+    unpack8(x[at], values);
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] += added[i];
+    const uint4 rounded = pack8(values);
+    x[at] = rounded;
+    unpack8(rounded, values);
+  }
+  if (!y) return;
+  sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += values[i] * values[i];
+  const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
+  if (!inside) return;
+  unpack8(next_weight[threadIdx.x], w);
+  if (next_scale) {
+    load8(next_scale + threadIdx.x * 8, s);
+#pragma unroll
+    for (int i = 0; i < 8; i++) w[i] *= s[i];
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) values[i] *= r * w[i];
+  y[at] = pack8(values);
+}
+
+// y = layer_norm(x) * scale, without weights; scale is float32.
+extern "C" __global__ void layer_norm(uint4 *y, const uint4 *x, const float *scale, int vectors, float eps) {
+  const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
+  const bool inside = threadIdx.x < vectors;
+  float values[8] = {}, sum = 0.f;
+  if (inside) unpack8(x[at], values);
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += values[i];
+  const float mean = block_sum(sum) / (vectors * 8);
+  sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    values[i] -= mean;
+    sum += values[i] * values[i];
+  }
+  const float r = rsqrtf(block_sum(inside ? sum : 0.f) / (vectors * 8) + eps);
+  if (!inside) return;
+  float s[8];
+  load8(scale + threadIdx.x * 8, s);
+#pragma unroll
+  for (int i = 0; i < 8; i++) values[i] *= r * s[i];
+  y[at] = pack8(values);
+}

@@ -1,0 +1,69 @@
+// Prepended to every kernel source. No header is needed: bfloat16 is handled as bits, arithmetic is single precision.
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+__device__ __forceinline__ float to_float(u16 bits) { return __uint_as_float((u32)bits << 16); }
+
+__device__ __forceinline__ u32 pack(float low, float high) {
+  u32 bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+__device__ __forceinline__ u16 to_bf16(float value) { return (u16)pack(value, 0.f); }
+
+// Eight bfloat16 numbers are one 16-byte access.
+__device__ __forceinline__ void unpack8(uint4 bits, float *values) {
+  const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    values[2 * i] = __uint_as_float(words[i] << 16);
+    values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+__device__ __forceinline__ uint4 pack8(const float *values) {
+  return make_uint4(pack(values[0], values[1]), pack(values[2], values[3]), pack(values[4], values[5]),
+                    pack(values[6], values[7]));
+}
+
+__device__ __forceinline__ void load8(const float *source, float *values) {
+  const float4 low = ((const float4 *)source)[0], high = ((const float4 *)source)[1];
+  values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+  values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+}
+
+__device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
+
+// The sum of one value of each thread, in every thread, always in the same order. At most 1024 threads, whole warps.
+__device__ __forceinline__ float block_sum(float value) {
+  __shared__ float warps[33];
+  __syncthreads();
+  for (int offset = 16; offset; offset >>= 1) value += __shfl_xor_sync(~0u, value, offset);
+  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = value;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    float sum = threadIdx.x < blockDim.x >> 5 ? warps[threadIdx.x] : 0.f;
+    for (int offset = 16; offset; offset >>= 1) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (threadIdx.x == 0) warps[32] = sum;
+  }
+  __syncthreads();
+  return warps[32];
+}
+
+__device__ __forceinline__ float block_max(float value) {
+  __shared__ float warps[33];
+  __syncthreads();
+  for (int offset = 16; offset; offset >>= 1) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
+  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = value;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    float most = threadIdx.x < blockDim.x >> 5 ? warps[threadIdx.x] : -3.4e38f;
+    for (int offset = 16; offset; offset >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
+    if (threadIdx.x == 0) warps[32] = most;
+  }
+  __syncthreads();
+  return warps[32];
+}
