@@ -4,6 +4,7 @@
 //! tests/tidy.rs        the tree keeps its rules                                  files only
 //! tests/golden.rs      what the chart renders, and that generated files are new  helm
 //! tests/contract.rs    what the operator renders is what server and gateway take the built programs
+//! tests/cel.rs         the CEL rules accept and refuse what they say             files only
 //! tests/apiserver/     the API: bad objects are refused with a reason            a control plane
 //! tests/e2e/           a user's view of the whole system                         a node that runs pods
 //! ```
