@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
     validation = ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters: children add suffixes to it"),
     validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "metadata.name must be a DNS label that starts with a letter: Services carry it")
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
     "(has(self.fallback) && self.fallback != null) || !has(self.traffic) || self.traffic.weights.primary > 0",
     "traffic.weights.primary must be above 0 when there is no fallback tier"
@@ -57,7 +57,7 @@ pub struct ZImageDeploymentSpec {
 
 /// The pods that route requests to the tiers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// Gateway pods. 1 to 100, default 2.
     #[schemars(range(min = 1, max = 100))]

@@ -66,7 +66,7 @@ impl Variant {
 
 /// A volume claim that holds a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PersistentVolumeClaimSource {
     /// Name of the claim, in the namespace of the `ZImageDeployment`. Mounted read-only.
     #[schemars(length(min = 1, max = 253))]
@@ -83,7 +83,7 @@ pub struct PersistentVolumeClaimSource {
 
 /// Where the checkpoint comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ModelSource {
     /// A volume claim that holds the checkpoint in the Hugging Face layout (`model_index.json` and its folders).
     pub persistent_volume_claim: PersistentVolumeClaimSource,
@@ -91,7 +91,7 @@ pub struct ModelSource {
 
 /// The model that a tier serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// `Turbo` or `Base`: decides the model's name and the defaults for steps and guidance.
     pub variant: Variant,
@@ -125,7 +125,7 @@ pub enum Precision {
 
 /// The GPUs of one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct GpuSpec {
     /// Value of the node label `nvidia.com/gpu.product` to run on, such as `NVIDIA-H800`. Unset: any GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,7 +155,7 @@ impl Default for GpuSpec {
 
 /// Options of the inference engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct EngineSpec {
     /// Number format of weights and activations. Default: `Auto`.
     pub precision: Precision,
@@ -183,7 +183,7 @@ impl Default for EngineSpec {
 
 /// Where pods may run. Each field is passed to the pod as it is; unset means Kubernetes' default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct SchedulingSpec {
     /// Labels that a node must have, besides the GPU product.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -212,7 +212,7 @@ pub struct SchedulingSpec {
 
 /// One tier of server pods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TierSpec {
     /// The model that the tier serves.
     pub model: ModelSpec,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// A tier that cannot take a request passes it on, so a weight is a preference, never a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.primary + self.fallback > 0", "at least one weight must be above 0"))]
 pub struct Weights {
     /// Share of the primary tier, 0 to 100.
@@ -40,7 +40,7 @@ pub enum ShiftTrigger {
 
 /// When traffic leaves a saturated primary tier, where it goes, and when it comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 // `KubeSchema` cannot derive for a type with container-level defaults, so the rule is written as the schema has it.
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "self.returnBelowPercent < self.utilizationPercent",
@@ -91,7 +91,7 @@ impl Default for ShiftSpec {
 
 /// How requests are split between the tiers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct TrafficSpec {
     /// Who routes the requests. Default: `Proxy`.
     pub mode: TrafficMode,

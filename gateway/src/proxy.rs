@@ -15,7 +15,7 @@ use crate::watch::Known;
 use async_trait::async_trait;
 use attempt::{Attempt, Outcome, Request};
 use body::Bodies;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::connectors::http::Connector;
 use pingora::protocols::http::ServerSession;
@@ -53,7 +53,8 @@ pub struct Proxy {
     connector: Connector,
     balancer: Mutex<Balancer>,
     in_flight: InFlight,
-    turn: AtomicUsize,
+    /// Requests that each tier was asked for.
+    turns: [AtomicUsize; 2],
 }
 
 /// What the access log says about a request.
@@ -86,7 +87,7 @@ impl Proxy {
             connector: Connector::new(None),
             balancer: Mutex::default(),
             in_flight: InFlight::default(),
-            turn: AtomicUsize::new(0),
+            turns: Default::default(),
         }
     }
 
@@ -227,8 +228,10 @@ impl Proxy {
 
     /// Pods come and go during a request: each attempt looks anew.
     fn next(&self, journey: &Journey) -> Option<Candidate> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        journey.next(&*self.topology()?, |pod| self.in_flight.at(pod), turn)
+        let turn = |tier| self.turns[usize::from(tier == Tier::Fallback)].load(Ordering::Relaxed);
+        let candidate = journey.next(&*self.topology()?, |pod| self.in_flight.at(pod), turn)?;
+        self.turns[usize::from(candidate.tier == Tier::Fallback)].fetch_add(1, Ordering::Relaxed);
+        Some(candidate)
     }
 }
 
@@ -255,7 +258,9 @@ impl HttpServerApp for Proxy {
         let _held = self.presence.hold();
         session.set_read_timeout(Some(CLIENT_TIMEOUT));
         session.set_write_timeout(Some(CLIENT_TIMEOUT));
-        let stays = !self.presence.is_leaving() && !*shutdown.borrow();
+        let stays = !self.presence.is_leaving()
+            && !*shutdown.borrow()
+            && session.req_header().version >= Version::HTTP_11;
         session.set_keepalive(stays.then_some(KEEPALIVE_SECONDS));
         let began = Instant::now();
         self.metrics.in_flight.inc();

@@ -37,13 +37,13 @@ impl Journey {
         self.tried.insert(pod);
     }
 
-    /// The next pod: of the first tier that has an untried one, the pod with the fewest requests. `turn` rotates between
-    /// equals, so that idle pods take turns.
+    /// The next pod: of the first tier that has an untried one, the pod with the fewest requests. Between equals a tier's
+    /// `turn` decides, so that idle pods take turns.
     pub fn next(
         &self,
         topology: &Topology,
         in_flight: impl Fn(SocketAddr) -> usize,
-        turn: usize,
+        turn: impl Fn(Tier) -> usize,
     ) -> Option<Candidate> {
         self.tiers.iter().find_map(|&tier| {
             let pods = topology
@@ -54,7 +54,7 @@ impl Journey {
             let loads: Vec<_> = pods.map(|pod| (in_flight(pod), pod)).collect();
             let least = loads.iter().map(|(load, _)| *load).min()?;
             let idle: Vec<_> = loads.iter().filter(|(load, _)| *load == least).collect();
-            let (_, pod) = idle.get(turn % idle.len())?;
+            let (_, pod) = idle.get(turn(tier) % idle.len())?;
             Some(Candidate { tier, pod: *pod })
         })
     }
@@ -89,7 +89,7 @@ mod tests {
         load: impl Fn(SocketAddr) -> usize,
     ) -> Vec<SocketAddr> {
         std::iter::from_fn(|| {
-            let next = journey.next(topology, &load, 0)?;
+            let next = journey.next(topology, &load, |_| 0)?;
             journey.passed_on_by(next.pod);
             Some(next.pod)
         })
@@ -118,7 +118,7 @@ mod tests {
         let journey = Journey::new(Tier::ALL.to_vec(), Tier::Primary);
         let topology = topology(&[1, 2], &[]);
         let turns: Vec<_> = (0..4)
-            .filter_map(|turn| journey.next(&topology, |_| 0, turn))
+            .filter_map(|turn| journey.next(&topology, |_| 0, |_| turn))
             .map(|it| it.pod)
             .collect();
         assert_eq!(turns, [pod(1), pod(2), pod(1), pod(2)]);
@@ -134,7 +134,11 @@ mod tests {
     fn a_pod_that_came_meanwhile_is_asked() {
         let mut journey = Journey::new(Tier::ALL.to_vec(), Tier::Primary);
         journey.passed_on_by(pod(1));
-        assert_eq!(journey.next(&topology(&[1], &[]), |_| 0, 0), None);
-        assert!(journey.next(&topology(&[1, 5], &[]), |_| 0, 0).is_some());
+        assert_eq!(journey.next(&topology(&[1], &[]), |_| 0, |_| 0), None);
+        assert!(
+            journey
+                .next(&topology(&[1, 5], &[]), |_| 0, |_| 0)
+                .is_some()
+        );
     }
 }

@@ -211,6 +211,22 @@ mod tests {
         assert_eq!(topology.tiers_with(None), Ok(vec![Tier::Primary]));
     }
 
+    /// A gateway outlives upgrades of the API: what it does not know must not stop it.
+    #[test]
+    fn fields_of_a_later_version_are_passed_over() {
+        let mut object = serde_json::to_value(deployment(json!({}))).unwrap();
+        for place in [
+            "/spec",
+            "/spec/primary",
+            "/spec/traffic",
+            "/spec/traffic/shift",
+            "/spec/gateway",
+        ] {
+            object.pointer_mut(place).unwrap()["later"] = json!({"a": 1});
+        }
+        assert!(serde_json::from_value::<ZImageDeployment>(object).is_ok());
+    }
+
     #[test]
     fn pods_count_while_they_are_ready() {
         let endpoints = json!([

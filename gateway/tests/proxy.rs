@@ -210,6 +210,40 @@ async fn a_thousand_requests_split_as_the_weights_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_pods_of_both_tiers_take_turns() {
+    let (a, b, c, d) = (
+        pod("a").await,
+        pod("b").await,
+        pod("c").await,
+        pod("d").await,
+    );
+    let gateway = gateway(&[a, b], &[c, d]).await;
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..100 {
+        let name = gateway.post("{}").await.body["pod"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        *counts.entry(name).or_default() += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [45, 45, 5, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_without_a_length_take_the_memory_that_they_need() {
+    let bounds = Bounds {
+        max_buffered_bytes: 256 << 10,
+        ..BOUNDS
+    };
+    let gateway = Gateway::start(topology(&[pod("a").await], &[]), bounds).await;
+    let unannounced =
+        || futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1 << 10])));
+    let send = || gateway.post(reqwest::Body::wrap_stream(unannounced()));
+    let answers = futures::future::join_all((0..8).map(|_| send())).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_cannot_take_a_request_passes_it_on() {
     let well = pod("fallback").await;
     for ill in [
@@ -417,6 +451,19 @@ async fn pods_see_the_clients_address_and_the_requests_id() {
     assert_eq!(
         (&body["request_id"], &body["forwarded_for"]),
         (&json!("abc-1"), &json!("127.0.0.1"))
+    );
+    let url = gateway.url("/v1/images/generations");
+    let sent = gateway
+        .http
+        .post(url)
+        .header("x-forwarded-for", "10.9.8.7")
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        Answer::of(sent).await.body["forwarded_for"],
+        "10.9.8.7, 127.0.0.1"
     );
     let own = gateway.post("{}").await.body["request_id"]
         .as_str()

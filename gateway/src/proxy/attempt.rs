@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode, header};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::TcpKeepalive;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -14,10 +15,18 @@ use std::time::Duration;
 
 /// Time in which a pod must take a connection: it is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Tells a machine that is gone from a pod that computes: no answer to 3 probes, 5 s apart, after 10 s of silence.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(10),
+    interval: Duration::from_secs(5),
+    count: 3,
+    user_timeout: Duration::from_secs(25),
+};
 /// Time for which an unused connection is kept; servers keep theirs longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// When to come again after a 429 that does not say.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Headers about one connection (RFC 9110, section 7.6.1), and those that the gateway sets itself.
 const NOT_FORWARDED: [HeaderName; 9] = [
     header::CONNECTION,
@@ -61,21 +70,17 @@ pub(super) struct Attempt<'a> {
 impl Request {
     pub(super) fn new(session: &ServerSession, body: Bytes, request_id: &str) -> Self {
         let mut head = session.req_header().clone();
+        for name in named_by_connection(&head) {
+            head.remove_header(name.as_str());
+        }
         for name in NOT_FORWARDED {
             head.remove_header(&name);
         }
-        let client = session
-            .client_addr()
-            .and_then(|address| address.as_inet())
-            .map(|address| address.ip().to_string());
         // Each value is made of characters that a header takes.
         let set = [
             (header::CONTENT_LENGTH, body.len().to_string()),
             (HeaderName::from_static(REQUEST_ID), request_id.to_owned()),
-            (
-                HeaderName::from_static("x-forwarded-for"),
-                client.unwrap_or_else(|| "unknown".to_owned()),
-            ),
+            (FORWARDED_FOR, forwarded_for(session)),
         ];
         for (name, value) in set {
             if let Err(error) = head.insert_header(name, value) {
@@ -84,6 +89,29 @@ impl Request {
         }
         Self { head, body }
     }
+}
+
+/// Further headers about this connection alone (RFC 9110, section 7.6.1).
+fn named_by_connection(head: &RequestHeader) -> Vec<String> {
+    let values = head.headers.get_all(header::CONNECTION).iter();
+    let names = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    names
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// The addresses that proxies before this one saw, and the client's.
+fn forwarded_for(session: &ServerSession) -> String {
+    let before = session.req_header().headers.get_all(&FORWARDED_FOR).iter();
+    let before = before
+        .filter_map(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let client = session.client_addr().and_then(|address| address.as_inet());
+    let client = client.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string());
+    before.chain([client]).collect::<Vec<_>>().join(", ")
 }
 
 fn passed_on(reason: &'static str) -> Outcome {
@@ -97,6 +125,7 @@ impl Attempt<'_> {
     pub(super) async fn run(&self, client: &mut ServerSession, record: &mut Record) -> Outcome {
         let mut peer = HttpPeer::new(self.pod, false, String::new());
         peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.tcp_keepalive = Some(KEEPALIVE);
         let (mut upstream, reused) = match self.connector.get_http_session(&peer).await {
             Ok(session) => session,
             Err(error) => {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Time that a client gets to send its body.
+const TIME: Duration = Duration::from_secs(60);
 /// Bodies are counted in units of this size.
 const UNIT: usize = 1024;
 
@@ -49,31 +51,46 @@ impl Bodies {
 
     /// Reads the whole body.
     pub(super) async fn read(&self, session: &mut ServerSession) -> Result<Body, Refused> {
+        let late = |_| {
+            let message = format!("the body did not arrive within {} s", TIME.as_secs());
+            let answer = Answer::error(StatusCode::REQUEST_TIMEOUT, "timeout", &message);
+            Refused::Answer(answer)
+        };
+        tokio::time::timeout(TIME, self.read_in_time(session))
+            .await
+            .map_err(late)?
+    }
+
+    async fn read_in_time(&self, session: &mut ServerSession) -> Result<Body, Refused> {
         let head = session.req_header();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let announced =
-            header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > self.max_body_bytes) {
+        let announced: usize = header(header::CONTENT_LENGTH)
+            .and_then(|length| length.parse().ok())
+            .unwrap_or(0);
+        if announced > self.max_body_bytes {
             return Err(self.too_large());
         }
         let expects =
             header(header::EXPECT).is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-        let memory = self.reserve(announced.unwrap_or(self.max_body_bytes))?;
+        let mut memory = self.reserve(announced)?;
         if expects {
             session
                 .write_continue_response()
                 .await
                 .map_err(|_| Refused::Broken)?;
         }
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0));
+        let mut bytes = BytesMut::with_capacity(announced);
         while let Some(chunk) = session
             .read_request_body()
             .await
             .map_err(|_| Refused::Broken)?
         {
-            if bytes.len() + chunk.len() > self.max_body_bytes {
+            let length = bytes.len() + chunk.len();
+            if length > self.max_body_bytes {
                 return Err(self.too_large());
             }
+            // A body without an announced length grows as it comes.
+            memory.merge(self.reserve(length.saturating_sub(memory.num_permits() * UNIT))?);
             bytes.extend_from_slice(&chunk);
         }
         // A body without a readable model goes to any tier; the server says what is wrong with it.
