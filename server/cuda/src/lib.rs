@@ -4,8 +4,28 @@
     reason = "the GPU's interfaces are C; every call has its proof beside it"
 )]
 
+pub mod dnn;
 mod error;
+mod gpu;
 pub mod kernels;
 pub mod libraries;
+pub mod matmul;
+mod memory;
+pub mod ops;
 
 pub use error::{GpuError, LoadError};
+pub use gpu::{Gpu, GpuOptions, Properties};
+pub use memory::{Layout, Memory, Region};
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// Writes a file under another name first, in its folder, so that readers never see a part.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

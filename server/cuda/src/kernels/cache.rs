@@ -1,9 +1,9 @@
 //! Compiled kernels on disk.
 
 use super::Source;
+use crate::write_whole;
 use sha2::{Digest as _, Sha256};
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// A folder of compiled kernels. Several processes may share it: a file appears whole or not at all, its name says
@@ -47,7 +47,7 @@ impl Cache {
             return Ok(code);
         }
         let code = compile()?;
-        if let Err(error) = write(folder, &path, &seal(&code)) {
+        if let Err(error) = write_whole(&path, &seal(&code)) {
             tracing::warn!(path = %path.display(), %error, "a compiled kernel cannot be kept");
         }
         Ok(code)
@@ -66,15 +66,6 @@ fn unseal(file: &[u8]) -> Option<Vec<u8>> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes a file of another name first, on the same file system, so that readers never see a part.
-fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 #[cfg(test)]

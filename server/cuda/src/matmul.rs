@@ -1,0 +1,121 @@
+//! Matrix products through cuBLASLt: bfloat16, added up in float32.
+
+mod chosen;
+mod plan;
+
+use crate::error::{GpuError, LoadError};
+use crate::gpu::Gpu;
+use crate::memory::{Memory, Region};
+use crate::ops::{BF16, F32};
+use chosen::Chosen;
+use cudarc::cublaslt::{result, sys};
+use plan::Plan;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Scratch memory that an algorithm may use.
+const WORKSPACE: usize = 64 << 20;
+
+/// How a product's result is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// bfloat16, and the bias too.
+    Bf16,
+    /// float32, and the bias too.
+    F32,
+}
+
+impl Output {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => BF16,
+            Self::F32 => F32,
+        }
+    }
+}
+
+/// Sizes of `y[m, n] = x[m, k] * weight[n, k]^T + bias[n]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Rows of x and y.
+    pub m: usize,
+    /// Rows of the weight, which are y's columns.
+    pub n: usize,
+    /// Columns of x and the weight.
+    pub k: usize,
+    /// How y is stored.
+    pub output: Output,
+}
+
+/// cuBLASLt, with an algorithm for each product that was computed.
+pub struct Matmuls {
+    plans: RefCell<HashMap<(Product, bool), Plan>>,
+    chosen: RefCell<Chosen>,
+    workspace: Memory,
+    handle: Handle,
+}
+
+/// Destroyed after the plans, as the last field.
+struct Handle(sys::cublasLtHandle_t);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle was created and is destroyed only here.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+impl Matmuls {
+    /// With the algorithms that were chosen before, if `cache` has them.
+    ///
+    /// # Errors
+    /// When the library or memory fails.
+    pub fn new(gpu: &Gpu, cache: Option<&Path>) -> Result<Self, LoadError> {
+        let handle =
+            result::create_handle().map_err(|error| GpuError::library("cublasLtCreate", error))?;
+        Ok(Self {
+            plans: RefCell::default(),
+            chosen: RefCell::new(Chosen::open(gpu.properties(), cache)),
+            workspace: gpu.allocate(WORKSPACE)?,
+            handle: Handle(handle),
+        })
+    }
+
+    /// `y = x * weight^T + bias`. The first product of its sizes looks for the fastest algorithm, which must not happen
+    /// while work is recorded.
+    ///
+    /// # Errors
+    /// When a region is too small, there is no algorithm, or the driver reports a fault.
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        product: Product,
+        y: Region,
+        (x, weight): (Region, Region),
+        bias: Option<Region>,
+    ) -> Result<(), GpuError> {
+        let Product { m, n, k, output } = product;
+        y.require(m * n * output.bytes())?;
+        x.require(m * k * BF16)?;
+        weight.require(n * k * BF16)?;
+        if let Some(bias) = bias {
+            bias.require(n * output.bytes())?;
+        }
+        let operands = plan::Operands {
+            handle: self.handle.0,
+            y,
+            x,
+            weight,
+            bias,
+            workspace: self.workspace.region(),
+        };
+        let key = (product, bias.is_some());
+        let mut plans = self.plans.borrow_mut();
+        if let Some(plan) = plans.get(&key) {
+            return plan.run(gpu, &operands);
+        }
+        let plan = Plan::new(gpu, product, &operands, &mut self.chosen.borrow_mut())?;
+        plans.entry(key).or_insert(plan).run(gpu, &operands)
+    }
+}

@@ -1,0 +1,160 @@
+//! Norms over rows.
+
+use super::{BF16, F32, grid, vectors};
+use crate::error::GpuError;
+use crate::gpu::Gpu;
+use crate::memory::Region;
+use cudarc::driver::{LaunchConfig, PushKernelArg as _};
+
+/// Rows and their width, and the norm's epsilon.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// Rows.
+    pub count: usize,
+    /// Numbers of a row: a multiple of eight, at most 8192.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Rows {
+    fn bytes(self) -> usize {
+        self.count * self.width * BF16
+    }
+
+    /// Vectors of a row, and a block for each row with a thread for each vector.
+    fn launch(self) -> Result<(i32, LaunchConfig), GpuError> {
+        let vectors = vectors(self.width)?;
+        if vectors > 1024 {
+            return Err(GpuError::Bounds(format!(
+                "a norm of {} numbers is too wide",
+                self.width
+            )));
+        }
+        Ok((
+            vectors as i32,
+            grid(self.count, vectors.next_multiple_of(32)),
+        ))
+    }
+}
+
+/// Checks an optional vector of `bytes` and gives its address; null without one.
+fn optional(vector: Option<Region>, bytes: usize) -> Result<u64, GpuError> {
+    vector.map_or(Ok(0), |vector| {
+        vector.require(bytes)?;
+        Ok(vector.pointer())
+    })
+}
+
+/// `y = rms_norm(x) * weight * scale`; `scale` is float32.
+///
+/// # Errors
+/// When a region is too small or the driver reports a fault.
+pub fn rms_norm(
+    gpu: &Gpu,
+    rows: Rows,
+    y: Region,
+    x: Region,
+    weight: Region,
+    scale: Option<Region>,
+) -> Result<(), GpuError> {
+    y.require(rows.bytes())?;
+    x.require(rows.bytes())?;
+    weight.require(rows.width * BF16)?;
+    let scale = optional(scale, rows.width * F32)?;
+    let (vectors, config) = rows.launch()?;
+    let (y, x, weight) = (y.pointer(), x.pointer(), weight.pointer());
+    let mut launch = gpu.kernel("rms_norm")?;
+    launch
+        .arg(&y)
+        .arg(&x)
+        .arg(&weight)
+        .arg(&scale)
+        .arg(&vectors)
+        .arg(&rows.eps);
+    // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
+    unsafe { launch.launch(config) }?;
+    Ok(())
+}
+
+/// What [`add_norm`] adds to x.
+#[derive(Clone, Copy, Debug)]
+pub struct Added {
+    /// What is added.
+    pub h: Region,
+    /// It is normed and multiplied by this first.
+    pub weight: Option<Region>,
+    /// Then by this, in float32.
+    pub gate: Option<Region>,
+}
+
+/// The norm that follows [`add_norm`]'s addition.
+#[derive(Clone, Copy, Debug)]
+pub struct Next {
+    /// Where it goes.
+    pub y: Region,
+    /// Its weight.
+    pub weight: Region,
+    /// Multiplied in float32.
+    pub scale: Option<Region>,
+}
+
+/// `x += gate * rms_norm(h) * weight`, then `y = rms_norm(x) * weight * scale` when there is a next norm.
+///
+/// # Errors
+/// When a region is too small or the driver reports a fault.
+pub fn add_norm(
+    gpu: &Gpu,
+    rows: Rows,
+    x: Region,
+    added: Added,
+    next: Option<Next>,
+) -> Result<(), GpuError> {
+    x.require(rows.bytes())?;
+    added.h.require(rows.bytes())?;
+    let weight = optional(added.weight, rows.width * BF16)?;
+    let gate = optional(added.gate, rows.width * F32)?;
+    let y = optional(next.map(|next| next.y), rows.bytes())?;
+    let next_weight = optional(next.map(|next| next.weight), rows.width * BF16)?;
+    let next_scale = optional(next.and_then(|next| next.scale), rows.width * F32)?;
+    let (vectors, config) = rows.launch()?;
+    let (x, h) = (x.pointer(), added.h.pointer());
+    let mut launch = gpu.kernel("add_norm")?;
+    launch.arg(&y).arg(&x).arg(&h).arg(&weight).arg(&gate);
+    launch
+        .arg(&next_weight)
+        .arg(&next_scale)
+        .arg(&vectors)
+        .arg(&rows.eps);
+    // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
+    unsafe { launch.launch(config) }?;
+    Ok(())
+}
+
+/// `y = layer_norm(x) * scale` without weights; `scale` is float32.
+///
+/// # Errors
+/// When a region is too small or the driver reports a fault.
+pub fn layer_norm(
+    gpu: &Gpu,
+    rows: Rows,
+    y: Region,
+    x: Region,
+    scale: Region,
+) -> Result<(), GpuError> {
+    y.require(rows.bytes())?;
+    x.require(rows.bytes())?;
+    scale.require(rows.width * F32)?;
+    let (vectors, config) = rows.launch()?;
+    let (y, x, scale) = (y.pointer(), x.pointer(), scale.pointer());
+    let mut launch = gpu.kernel("layer_norm")?;
+    launch
+        .arg(&y)
+        .arg(&x)
+        .arg(&scale)
+        .arg(&vectors)
+        .arg(&rows.eps);
+    // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
+    unsafe { launch.launch(config) }?;
+    Ok(())
+}

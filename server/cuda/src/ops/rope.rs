@@ -1,0 +1,95 @@
+//! Norms of heads and the rotary embedding.
+
+use super::{BF16, F32, THREADS, grid};
+use crate::error::GpuError;
+use crate::gpu::Gpu;
+use crate::memory::Region;
+use cudarc::driver::PushKernelArg as _;
+
+/// Rows of (q heads | k heads | v heads).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Heads {
+    /// Rows.
+    pub tokens: usize,
+    /// Heads of q.
+    pub heads: usize,
+    /// Heads of k, and of v; divides the heads of q.
+    pub kv_heads: usize,
+    /// Numbers of a head: a multiple of eight.
+    pub width: usize,
+}
+
+impl Heads {
+    /// Numbers of a row.
+    pub const fn row(self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.width
+    }
+
+    /// Bytes of all rows.
+    pub const fn bytes(self) -> usize {
+        self.tokens * self.row() * BF16
+    }
+}
+
+/// Which numbers of a head are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// Neighbours: diffusers' Z-Image.
+    Interleaved,
+    /// Half a head apart: transformers' Qwen3.
+    Halves,
+}
+
+/// Norms q and k by head, if there are weights for it, and turns them by `table`, a (cosine, sine) in float32 for each
+/// token and pair, in place.
+///
+/// # Errors
+/// When a region is too small or the driver reports a fault.
+pub fn norm_and_rotate(
+    gpu: &Gpu,
+    heads: Heads,
+    pairs: Pairs,
+    rows: Region,
+    weights: Option<(Region, Region, f32)>,
+    table: Region,
+) -> Result<(), GpuError> {
+    rows.require(heads.bytes())?;
+    table.require(heads.tokens * heads.width * F32)?;
+    if !heads.width.is_multiple_of(8) {
+        return Err(GpuError::Bounds(format!(
+            "a head of {} numbers is no multiple of eight",
+            heads.width
+        )));
+    }
+    let (mut q, mut k, mut eps) = (0, 0, 0.0);
+    if let Some((q_weight, k_weight, weight_eps)) = weights {
+        q_weight.require(heads.width * BF16)?;
+        k_weight.require(heads.width * BF16)?;
+        (q, k, eps) = (q_weight.pointer(), k_weight.pointer(), weight_eps);
+    }
+    let (rows, table) = (rows.pointer(), table.pointer());
+    let [tokens, q_heads, k_heads, row, width] = [
+        heads.tokens,
+        heads.heads,
+        heads.kv_heads,
+        heads.row(),
+        heads.width,
+    ]
+    .map(|size| size as i32);
+    let warps = heads.tokens * (heads.heads + heads.kv_heads);
+    let mut launch = gpu.kernel(match pairs {
+        Pairs::Interleaved => "qk_norm_rope_interleaved",
+        Pairs::Halves => "qk_norm_rope_halves",
+    })?;
+    launch.arg(&rows).arg(&q).arg(&k).arg(&table).arg(&tokens);
+    launch
+        .arg(&q_heads)
+        .arg(&k_heads)
+        .arg(&row)
+        .arg(&width)
+        .arg(&eps);
+    // SAFETY: the arguments are the kernel's; it stops behind the last token, and rows, weights and table hold every
+    // head of every token, as checked above.
+    unsafe { launch.launch(grid(warps.div_ceil(THREADS / 32), THREADS)) }?;
+    Ok(())
+}
