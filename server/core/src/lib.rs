@@ -10,9 +10,16 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod decimal;
 pub mod executor;
 pub mod fake;
+pub mod guidance;
 pub mod limits;
+pub mod noise;
 pub mod pixels;
 pub mod request;
+pub mod rotary;
+pub mod schedule;
+pub mod start_image;
+pub mod validate;
 pub mod variant;

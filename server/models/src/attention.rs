@@ -42,7 +42,7 @@ mod tests {
 
     fn random(shape: (usize, usize, usize)) -> Tensor {
         let numbers =
-            crate::noise::Generator::new(shape.1 as u64).randn(shape.0 * shape.1 * shape.2);
+            zimage_core::noise::Generator::new(shape.1 as u64).randn(shape.0 * shape.1 * shape.2);
         Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
     }
 

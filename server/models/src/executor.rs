@@ -1,16 +1,12 @@
 //! The seam to the engine: requests in slots, one step at a time.
 
-use crate::decimal;
 use crate::error::LoadError;
-use crate::guidance::Guidance;
-use crate::noise::Generator;
+use crate::guidance;
 use crate::preview::Projection;
-use crate::schedule::NoiseSchedule;
-use crate::start_image::{StartImage, first_step, latent_mask};
+use crate::start_image::StartImage;
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Caption, Transformer};
 use crate::vae::{Decoder, Encoder, from_pixels, to_pixels};
-use crate::validate;
 use candle_core::{Device, Tensor};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -18,8 +14,13 @@ use std::sync::Arc;
 use zimage_checkpoint::config::SchedulerConfig;
 use zimage_checkpoint::{Checkpoint, EncodedPrompt, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
+use zimage_core::guidance::Guidance;
+use zimage_core::noise::Generator;
 use zimage_core::pixels::Pixels;
 use zimage_core::request::ImageRequest;
+use zimage_core::schedule::NoiseSchedule;
+use zimage_core::start_image::{first_step, latent_mask};
+use zimage_core::validate;
 
 /// Z-Image on the CPU in float32, as diffusers computes it.
 pub struct CandleExecutor {
@@ -100,7 +101,11 @@ impl CandleExecutor {
             self.transformer.caption(&hidden, height / 2, width / 2)
         };
         let negative = negative.map(caption).transpose()?;
-        let schedule = NoiseSchedule::new(&self.scheduler, request.num_inference_steps);
+        let schedule = NoiseSchedule::new(
+            self.scheduler.shift,
+            self.scheduler.num_train_timesteps,
+            request.num_inference_steps,
+        );
 
         let shape = (self.transformer.channels(), height, width);
         let count = shape.0 * height * width;
@@ -118,14 +123,16 @@ impl CandleExecutor {
         )?;
         let (step, latents, start) = match (&request.init, image) {
             (Some(init), Some(latents)) => {
-                let mask = init.mask.as_deref().map(latent_mask).transpose()?;
+                let mask = init.mask.as_deref().map(|mask| {
+                    Tensor::from_vec(latent_mask(mask), (1, height, width), &Device::Cpu)
+                });
+                let mask = mask.transpose()?;
                 let start = StartImage {
                     latents,
                     noise,
                     mask,
                 };
-                let step = first_step(request.num_inference_steps, decimal::written(init.strength))
-                    as usize;
+                let step = first_step(request.num_inference_steps, init.strength) as usize;
                 (step, start.noisy(&schedule, step)?, Some(start))
             }
             _ => (0, noise, None),
@@ -156,7 +163,7 @@ impl State {
             && guidance.applies_at(time)
         {
             let negative = transformer.forward(&self.latents, time, negative)?;
-            prediction = guidance.join(&prediction, &negative)?;
+            prediction = guidance::join(guidance, &prediction, &negative)?;
         }
         // The model predicts from noise to image, the schedule counts from image to noise.
         let latents = (&self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?)?;

@@ -12,22 +12,18 @@
 #![forbid(unsafe_code)]
 
 mod attention;
-mod decimal;
 mod error;
 mod executor;
 mod guidance;
-pub mod noise;
 mod norm;
 mod oracle;
 mod part;
 mod preview;
 mod rope;
-mod schedule;
 mod start_image;
 mod text_encoder;
 mod transformer;
 mod vae;
-mod validate;
 
 pub use error::LoadError;
 pub use executor::CandleExecutor;

@@ -8,6 +8,7 @@ use candle_core::{Device, Module as _, Result, Tensor};
 use candle_nn::{Embedding, Linear};
 use zimage_checkpoint::config::TextEncoderConfig;
 use zimage_checkpoint::{Checkpoint, Component};
+use zimage_core::rotary;
 
 /// transformers' `Qwen3Model` without its last layer and its final norm: diffusers takes `hidden_states[-2]`.
 pub(crate) struct TextEncoder {
@@ -68,13 +69,7 @@ impl TextEncoder {
 
     /// Cosines and sines (tokens, head / 2), rounded where transformers rounds to single precision.
     fn rope(&self, tokens: usize) -> Result<(Tensor, Tensor)> {
-        let half = self.head_dim / 2;
-        let frequency = |i: usize| {
-            self.rope_theta
-                .powf(-((2 * i) as f64) / self.head_dim as f64) as f32
-        };
-        let angle = |token: usize| (0..half).map(move |i| token as f32 * frequency(i));
-        let angles: Vec<f32> = (0..tokens).flat_map(angle).collect();
+        let angles = rotary::text_angles(self.rope_theta, self.head_dim, tokens);
         crate::rope::cos_sin(&angles, tokens)
     }
 }

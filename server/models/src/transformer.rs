@@ -1,7 +1,6 @@
 //! diffusers' `ZImageTransformer2DModel` for one image at a time.
 
 mod block;
-mod positions;
 
 use crate::error::LoadError;
 use crate::norm::{RmsNorm, layer_norm};
@@ -9,15 +8,12 @@ use crate::part::Part;
 use block::Block;
 use candle_core::{Module as _, Result, Tensor};
 use candle_nn::Linear;
-use positions::SEQUENCE_MULTIPLE;
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_checkpoint::{Checkpoint, Component};
+use zimage_core::rotary::{self, Position, SEQUENCE_MULTIPLE, TIME_FREQUENCIES};
 
 /// Width of the first layer of the time's embedding.
 const TIME_HIDDEN: usize = 1024;
-
-/// Sines and cosines that a time is made into.
-const TIME_FREQUENCIES: usize = 256;
 
 /// The denoising transformer.
 pub(crate) struct Transformer {
@@ -83,16 +79,16 @@ impl Transformer {
     pub(crate) fn caption(&self, hidden: &Tensor, rows: usize, columns: usize) -> Result<Caption> {
         let embedded = self.cap_embedder.forward(&self.cap_norm.forward(hidden)?)?;
         let mut tokens = pad(&embedded, &self.cap_pad_token)?;
-        let caption = positions::caption(tokens.dim(0)?);
-        let image = positions::image(caption.len(), rows, columns);
-        let caption_rope = positions::rope(&self.config, &caption)?;
+        let caption = rotary::caption(tokens.dim(0)?);
+        let image = rotary::image(caption.len(), rows, columns);
+        let caption_rope = self.rope(&caption)?;
         for block in &self.context_refiner {
             tokens = block.forward(&tokens, &caption_rope, None)?;
         }
         Ok(Caption {
             tokens,
-            image_rope: positions::rope(&self.config, &image)?,
-            joint_rope: positions::rope(&self.config, &[image, caption].concat())?,
+            image_rope: self.rope(&image)?,
+            joint_rope: self.rope(&[image, caption].concat())?,
         })
     }
 
@@ -125,14 +121,20 @@ impl Transformer {
         unpatchify(&self.final_linear.forward(&normed)?, latents.dims3()?)
     }
 
+    /// Cosines and sines (tokens, head / 2).
+    fn rope(&self, positions: &[Position]) -> Result<(Tensor, Tensor)> {
+        let TransformerConfig {
+            rope_theta,
+            axes_dims,
+            ..
+        } = &self.config;
+        let angles = rotary::angles(*rope_theta, axes_dims, positions);
+        crate::rope::cos_sin(&angles, positions.len())
+    }
+
     /// The time's embedding (1, width).
     fn embed_time(&self, time: f32) -> Result<Tensor> {
-        let half = TIME_FREQUENCIES / 2;
-        let scaled = time * self.config.t_scale as f32;
-        let decay = -(10_000_f64.ln()) as f32;
-        let angles: Vec<f32> = (0..half)
-            .map(|i| scaled * (decay * i as f32 / half as f32).exp())
-            .collect();
+        let angles = rotary::time_angles(time * self.config.t_scale as f32);
         let (cos, sin) = crate::rope::cos_sin(&angles, 1)?;
         let waves = Tensor::cat(&[cos, sin], 1)?;
         self.time_out

@@ -7,9 +7,9 @@
 
 mod cephes;
 
+use crate::request::Noise;
 use rand_mt::Mt;
 use std::f32::consts::TAU;
-use zimage_core::request::Noise;
 
 /// Numbers that PyTorch computes at once: eight radii and eight angles.
 const BLOCK: usize = 16;

@@ -1,42 +1,41 @@
 //! The noise levels of the steps.
 
-use zimage_checkpoint::config::SchedulerConfig;
-
 /// `FlowMatchEulerDiscreteScheduler` with the sigmas that `ZImagePipeline` gives it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct NoiseSchedule {
+pub struct NoiseSchedule {
     /// One more than there are steps; the last is 0.
     sigmas: Vec<f32>,
     train_timesteps: f32,
 }
 
 impl NoiseSchedule {
-    pub(crate) fn new(config: &SchedulerConfig, steps: u32) -> Self {
-        let shift = config.shift as f32;
+    /// `shift` and `num_train_timesteps` of the scheduler's configuration; at least one step.
+    pub fn new(shift: f64, num_train_timesteps: u32, steps: u32) -> Self {
+        let shift = shift as f32;
         let shifted = linspace(steps).map(|sigma| shift * sigma / (1.0 + (shift - 1.0) * sigma));
         Self {
             sigmas: shifted.chain([0.0]).collect(),
-            train_timesteps: config.num_train_timesteps as f32,
+            train_timesteps: num_train_timesteps as f32,
         }
     }
 
     /// Steps of the schedule.
-    pub(crate) fn steps(&self) -> usize {
+    pub fn steps(&self) -> usize {
         self.sigmas.len() - 1
     }
 
     /// The share of noise before a step; 0 behind the last.
-    pub(crate) fn sigma(&self, step: usize) -> f32 {
+    pub fn sigma(&self, step: usize) -> f32 {
         self.sigmas[step]
     }
 
     /// The model's time at a step: 0 is noise, 1 the image.
-    pub(crate) fn time(&self, step: usize) -> f32 {
+    pub fn time(&self, step: usize) -> f32 {
         (1000.0 - self.sigmas[step] * self.train_timesteps) / 1000.0
     }
 
     /// By how much the noise changes in a step: negative.
-    pub(crate) fn delta(&self, step: usize) -> f32 {
+    pub fn delta(&self, step: usize) -> f32 {
         self.sigmas[step + 1] - self.sigmas[step]
     }
 }
@@ -59,12 +58,7 @@ mod tests {
     use super::*;
 
     fn schedule(steps: u32) -> NoiseSchedule {
-        let config = SchedulerConfig {
-            num_train_timesteps: 1000,
-            shift: 3.0,
-            use_dynamic_shifting: false,
-        };
-        NoiseSchedule::new(&config, steps)
+        NoiseSchedule::new(3.0, 1000, steps)
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What a request must hold before anything is computed for it.
 
-use crate::decimal;
+use crate::executor::ExecutorError;
+use crate::request::{CfgNormalization, ImageRequest, InitImage};
 use crate::start_image::first_step;
-use zimage_core::executor::ExecutorError;
-use zimage_core::request::{CfgNormalization, ImageRequest, InitImage};
 
 /// Sizes are multiples of this: an eighth for the latents and two latent pixels a patch.
 const SIZE_MULTIPLE: u32 = 16;
@@ -16,11 +15,7 @@ fn invalid(field: &'static str, message: String) -> ExecutorError {
 }
 
 /// Checks a request against a model that knows `rows` x `columns` patches at most.
-pub(crate) fn check(
-    request: &ImageRequest,
-    rows: usize,
-    columns: usize,
-) -> Result<(), ExecutorError> {
+pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), ExecutorError> {
     check_size("height", request.height, rows)?;
     check_size("width", request.width, columns)?;
     if request.num_inference_steps == 0 || request.num_inference_steps > MAX_STEPS {
@@ -71,7 +66,7 @@ fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorEr
         ));
     }
     let (steps, strength) = (request.num_inference_steps, init.strength);
-    if first_step(steps, decimal::written(strength)) >= steps {
+    if first_step(steps, strength) >= steps {
         return Err(invalid(
             "init",
             format!("strength is {strength}, which leaves none of the {steps} steps; raise it"),
@@ -126,9 +121,9 @@ fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), Exec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::Pixels;
+    use crate::request::Noise;
     use std::sync::Arc;
-    use zimage_core::pixels::Pixels;
-    use zimage_core::request::Noise;
 
     fn request(width: u32, height: u32) -> ImageRequest {
         ImageRequest {
