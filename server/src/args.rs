@@ -35,8 +35,10 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Check a checkpoint's files, tensors and shapes without loading it.
     Verify(Verify),
-    /// Write a tiny checkpoint of random weights, for trials and tests.
+    /// Write a checkpoint of random weights, for trials, tests and measurements.
     MakeModel(MakeModel),
+    /// Measure what each part of a request costs on this machine.
+    Bench(Bench),
 }
 
 /// What to compute on.
@@ -53,9 +55,9 @@ pub(crate) enum Device {
 /// Number format of weights and activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Precision {
-    /// float32 on the CPU.
+    /// float32 on the CPU, bfloat16 on a GPU.
     Auto,
-    /// float32.
+    /// float32, on the CPU.
     Float32,
     /// bfloat16, on a GPU.
     Bfloat16,
@@ -73,6 +75,27 @@ pub(crate) struct Model {
     /// Number format of weights and activations.
     #[arg(long, visible_alias = "dtype", env = "ZIMAGE_PRECISION", value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
+    #[command(flatten)]
+    pub(crate) gpu: Gpu,
+}
+
+/// How a GPU is used; nothing of it matters without one.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "GPU")]
+pub(crate) struct Gpu {
+    /// Folder for compiled kernels and the algorithms that were fastest, which several processes may share. None: they
+    /// are compiled and looked for at each start.
+    #[arg(long, env = "ZIMAGE_GPU_CACHE")]
+    pub(crate) gpu_cache: Option<PathBuf>,
+    /// Folder with NVIDIA's libraries that is looked into before any other.
+    #[arg(long, env = "ZIMAGE_GPU_LIBRARIES")]
+    pub(crate) gpu_libraries: Option<PathBuf>,
+    /// Bytes of the GPU's memory that are used at most, as 20Gi or 20000Mi. None: all of it.
+    #[arg(long, env = "ZIMAGE_GPU_MEMORY_LIMIT", value_parser = bytes)]
+    pub(crate) gpu_memory_limit: Option<usize>,
+    /// Width and height that are prepared before the first request.
+    #[arg(long, env = "ZIMAGE_GPU_WARM_UP", default_value = "1024x1024", value_parser = size)]
+    pub(crate) gpu_warm_up: (u32, u32),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -147,6 +170,33 @@ pub(crate) enum Metadata {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Sizes to measure.
+    #[arg(long, value_delimiter = ',', value_parser = size, default_value = "1024x1024,512x512")]
+    pub(crate) sizes: Vec<(u32, u32)>,
+    /// Denoising steps of a request.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) num_inference_steps: u32,
+    /// Requests of each size that are measured.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) requests: u32,
+    /// Seconds of requests before the measured ones of each size: a card under load is slower than a rested one.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) warm_up_seconds: u64,
+    /// Seconds of rest before each measured request.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) pause_seconds: u64,
+    /// How often the prompt repeats its three words.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) prompt_words: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Verify {
     /// Folder of the checkpoint.
     #[arg(long, env = "ZIMAGE_MODEL")]
@@ -155,7 +205,7 @@ pub(crate) struct Verify {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MakeModel {
-    /// Shape of the model: tiny, or odd (sizes that divide badly).
+    /// Shape of the model: tiny, odd (sizes that divide badly), or full (the released size, 20 GB).
     #[arg(long, default_value = "tiny")]
     pub(crate) shape: Shape,
     /// Seed of the weights.
@@ -164,6 +214,24 @@ pub(crate) struct MakeModel {
     /// Folder to write.
     #[arg(long)]
     pub(crate) out: PathBuf,
+}
+
+/// A number of bytes as Kubernetes writes it, with Mi or Gi behind it or nothing.
+fn bytes(text: &str) -> Result<usize, String> {
+    let units = [("Gi", 1 << 30), ("Mi", 1 << 20), ("", 1)];
+    let number = |(unit, factor): (&str, usize)| {
+        let number: usize = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(factor)
+    };
+    let found = units.into_iter().find_map(number);
+    found.ok_or_else(|| "a number of bytes: 20Gi, 20000Mi or 21474836480".to_owned())
+}
+
+/// Width and height.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once('x');
+    let sides = sides.and_then(|(width, height)| width.parse().ok().zip(height.parse().ok()));
+    sides.ok_or_else(|| "a width and a height: 1024x1024".to_owned())
 }
 
 fn cfg_normalization(text: &str) -> Result<CfgNormalization, String> {
@@ -186,6 +254,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Program::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_is_written_as_kubernetes_writes_it() {
+        assert_eq!(bytes("22Gi"), Ok(22 << 30));
+        assert_eq!(bytes("512Mi"), Ok(512 << 20));
+        assert_eq!(bytes("7"), Ok(7));
+        assert!(bytes("7G").is_err() && bytes("").is_err());
+        assert!(bytes("99999999999999Gi").is_err());
+    }
+
+    #[test]
+    fn a_size_is_a_width_and_a_height() {
+        assert_eq!(size("1024x512"), Ok((1024, 512)));
+        assert!(size("1024").is_err() && size("ax1").is_err());
     }
 
     #[test]

@@ -6,34 +6,95 @@ use crate::nvml::Gpus;
 use std::time::Instant;
 use zimage_checkpoint::Checkpoint;
 use zimage_core::executor::Executor;
+use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
 
-/// Whether the flags can be fulfilled. A machine with a GPU never computes on its CPU unless that was asked for.
-pub(crate) fn check(model: &Model, gpus: &Gpus) -> Result<(), Failure> {
-    let no_engine =
-        "this version has no CUDA engine yet: it computes on the CPU alone; use --device cpu";
-    match model.device {
-        Device::Cuda => return Err(Failure::Unsupported(format!("--device cuda: {no_engine}"))),
-        Device::Auto if gpus.count() > 0 => {
-            let message = format!("a GPU is visible ({}), and {no_engine}", gpus.names());
-            return Err(Failure::Unsupported(message));
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// candle, in float32.
+    Cpu,
+    /// The CUDA engine, in bfloat16.
+    Cuda,
+}
+
+/// What the flags ask for. A machine with a GPU never computes on its CPU unless that was asked for.
+pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
+    let chosen = match model.device {
+        Device::Cpu => Chosen::Cpu,
+        Device::Cuda => Chosen::Cuda,
+        Device::Auto if gpus.count() > 0 => Chosen::Cuda,
+        Device::Auto => Chosen::Cpu,
+    };
+    let refused = match (chosen, model.precision) {
+        (Chosen::Cpu, Precision::Bfloat16) => {
+            "--precision bfloat16 needs a GPU: the CPU computes in float32"
         }
-        Device::Auto | Device::Cpu => {}
-    }
-    if model.precision == Precision::Bfloat16 {
-        let message = "--precision bfloat16 needs a GPU: the CPU computes in float32";
-        return Err(Failure::Unsupported(message.to_owned()));
-    }
-    Ok(())
+        (Chosen::Cuda, Precision::Float32) => {
+            "--precision float32 needs --device cpu: a GPU computes in bfloat16"
+        }
+        _ => return Ok(chosen),
+    };
+    Err(Failure::Unsupported(refused.to_owned()))
 }
 
 /// Opens, verifies and loads the model. Takes seconds to minutes.
-pub(crate) fn load(model: &Model) -> Result<Box<dyn Executor>, Failure> {
+pub(crate) fn load(model: &Model, chosen: Chosen) -> Result<Box<dyn Executor>, Failure> {
     let began = Instant::now();
     let fault = |error: &dyn std::error::Error| Failure::Model(error.to_string());
     let checkpoint = Checkpoint::open(&model.model).map_err(|error| fault(&error))?;
     checkpoint.verify().map_err(|error| fault(&error))?;
-    let executor = CandleExecutor::load(&checkpoint).map_err(|error| fault(&error))?;
-    tracing::info!(model = %model.model.display(), seconds = began.elapsed().as_secs_f64(), "the model is loaded on the CPU");
-    Ok(Box::new(executor))
+    let executor: Box<dyn Executor> = match chosen {
+        Chosen::Cpu => Box::new(CandleExecutor::load(&checkpoint).map_err(|error| fault(&error))?),
+        Chosen::Cuda => Box::new(on_gpu(model, &checkpoint)?),
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    tracing::info!(model = %model.model.display(), device = ?chosen, seconds, "the model is loaded");
+    Ok(executor)
+}
+
+fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {
+    let (width, height) = model.gpu.gpu_warm_up;
+    let options = CudaOptions {
+        gpu: GpuOptions {
+            ordinal: 0,
+            cache: model.gpu.gpu_cache.clone(),
+            libraries: model.gpu.gpu_libraries.clone(),
+        },
+        memory_limit: model.gpu.gpu_memory_limit,
+        warm_up: (height, width),
+    };
+    CudaExecutor::load(checkpoint, &options).map_err(|error| match error {
+        LoadError::Checkpoint(error) => Failure::Model(error.to_string()),
+        LoadError::Unsupported(_) => Failure::Unsupported(error.to_string()),
+        _ => Failure::Device(error.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Command, Program};
+    use clap::Parser as _;
+
+    fn chosen(flags: &[&str]) -> Result<Chosen, String> {
+        let always = ["zimage-server", "serve", "--model", "m"];
+        let program = Program::try_parse_from(always.iter().chain(flags)).unwrap();
+        let Command::Serve(serve) = program.command else {
+            return Err("not serve".to_owned());
+        };
+        choose(&serve.model, &Gpus::none()).map_err(|failure| format!("{failure:?}"))
+    }
+
+    #[test]
+    fn without_a_gpu_the_cpu_computes_in_float32() {
+        assert_eq!(chosen(&[]), Ok(Chosen::Cpu));
+        assert!(chosen(&["--precision", "bfloat16"]).is_err());
+    }
+
+    #[test]
+    fn a_gpu_that_was_asked_for_computes_in_bfloat16_or_not_at_all() {
+        assert_eq!(chosen(&["--device", "cuda"]), Ok(Chosen::Cuda));
+        assert!(chosen(&["--device", "cuda", "--precision", "float32"]).is_err());
+    }
 }

@@ -24,10 +24,10 @@ const QUALITY: u8 = 95;
     reason = "the files' names are this command's output"
 )]
 pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
-    device::check(&args.model, &Gpus::find())?;
+    let chosen = device::choose(&args.model, &Gpus::find())?;
     let format = format(&args.output)?;
     let requests = requests(args)?;
-    let mut executor = device::load(&args.model)?;
+    let mut executor = device::load(&args.model, chosen)?;
     for request in &requests {
         let pixels = make(&mut *executor, request)?;
         let text = match args.metadata {

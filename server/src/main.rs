@@ -4,11 +4,13 @@
 //! serve       checkpoint ─▶ executor ─▶ engine ─▶ HTTP
 //! generate    checkpoint ─▶ executor ─▶ a file
 //! verify      checks a checkpoint without loading it
-//! make-model  writes a tiny checkpoint of random weights
+//! make-model  writes a checkpoint of random weights
+//! bench       executor ─▶ a table
 //! ```
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod device;
 mod failure;
 mod generate;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::MakeModel(args) => make_model::run(&args),
     };
     match outcome {

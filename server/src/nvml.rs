@@ -37,19 +37,17 @@ impl Gpus {
         }
     }
 
+    /// As on a machine without a driver.
+    #[cfg(test)]
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.0
             .as_ref()
             .and_then(|nvml| nvml.device_count().ok())
             .unwrap_or(0)
-    }
-
-    pub(crate) fn names(&self) -> String {
-        let name = |index| self.0.as_ref()?.device_by_index(index).ok()?.name().ok();
-        (0..self.count())
-            .filter_map(name)
-            .collect::<Vec<_>>()
-            .join(", ")
     }
 
     fn sample(&self) -> Sample {

@@ -1,7 +1,7 @@
 //! `serve`: the interface listens at once and is ready when the model is loaded.
 
 use crate::args::Serve;
-use crate::device;
+use crate::device::{self, Chosen};
 use crate::failure::Failure;
 use crate::nvml::Gpus;
 use prometheus_client::registry::Registry;
@@ -12,18 +12,18 @@ use zimage_http::{App, HttpMetrics, api, serve};
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let gpus = Gpus::find();
-    device::check(&args.model, &gpus)?;
+    let chosen = device::choose(&args.model, &gpus)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(Failure::other)?;
-    let outcome = runtime.block_on(serve_until_stopped(args, gpus));
+    let outcome = runtime.block_on(serve_until_stopped(args, chosen, gpus));
     // A model that is still being loaded holds a thread; the process ends without it.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve_until_stopped(args: &Serve, gpus: Gpus) -> Result<(), Failure> {
+async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result<(), Failure> {
     let (engine_metrics, http_metrics) = (EngineMetrics::default(), HttpMetrics::default());
     let mut registry = Registry::default();
     engine_metrics.register(&mut registry);
@@ -41,14 +41,14 @@ async fn serve_until_stopped(args: &Serve, gpus: Gpus) -> Result<(), Failure> {
     );
     tokio::select! {
         outcome = serving => outcome.map_err(Failure::other),
-        failure = compute(args, &app, engine_metrics) => Err(failure),
+        failure = compute(args, chosen, &app, engine_metrics) => Err(failure),
     }
 }
 
 /// Loads the model and lets the interface have it. Returns when that fails, or the device does.
-async fn compute(args: &Serve, app: &App, metrics: EngineMetrics) -> Failure {
+async fn compute(args: &Serve, chosen: Chosen, app: &App, metrics: EngineMetrics) -> Failure {
     let model = args.model.clone();
-    let executor = match tokio::task::spawn_blocking(move || device::load(&model)).await {
+    let executor = match tokio::task::spawn_blocking(move || device::load(&model, chosen)).await {
         Ok(Ok(executor)) => executor,
         Ok(Err(failure)) => return failure,
         Err(error) => return Failure::Other(format!("failed to load the model: {error}")),

@@ -12,6 +12,8 @@ use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Writes a tiny model with random weights into a folder, which is created when it is missing.
 ///
@@ -190,15 +192,34 @@ impl Weights {
         write_once(&folder.join("config.json"), &json_file(config))
     }
 
+    /// Each tensor's bytes. Tensors of real size are made by several threads.
+    fn random(&self, tensors: &[Expected], dtype: Dtype) -> Vec<Vec<u8>> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let made: Vec<OnceLock<Vec<u8>>> = tensors.iter().map(|_| OnceLock::new()).collect();
+        let work = || {
+            while let Some((tensor, place)) = {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                tensors.get(at).zip(made.get(at))
+            } {
+                place.get_or_init(|| weights::random(self.seed, self.component, tensor, dtype));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(work);
+            }
+        });
+        let bytes = made.into_iter().map(OnceLock::into_inner);
+        bytes.map(Option::unwrap_or_default).collect()
+    }
+
     fn serialize(
         &self,
         tensors: &[Expected],
         dtype: Dtype,
     ) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-        let bytes: Vec<Vec<u8>> = tensors
-            .iter()
-            .map(|tensor| weights::random(self.seed, self.component, tensor, dtype))
-            .collect();
+        let bytes = self.random(tensors, dtype);
         let views = tensors
             .iter()
             .zip(&bytes)

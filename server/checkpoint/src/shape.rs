@@ -5,18 +5,20 @@ use safetensors::Dtype;
 use std::fmt;
 use std::str::FromStr;
 
-/// Which tiny model.
+/// Which model of random weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Everything divides evenly, as in the released models; float32, one file a component.
     Tiny,
     /// Widths that nothing divides, bfloat16 and float16, several files a component.
     Odd,
+    /// The released models' sizes in bfloat16: 20 GB, to measure speed with.
+    Full,
 }
 
 /// No shape has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no model shape is called {0:?}: the shapes are \"tiny\" and \"odd\"")]
+#[error("no model shape is called {0:?}: the shapes are \"tiny\", \"odd\" and \"full\"")]
 pub struct UnknownShape(String);
 
 impl FromStr for Shape {
@@ -26,6 +28,7 @@ impl FromStr for Shape {
         match name {
             "tiny" => Ok(Self::Tiny),
             "odd" => Ok(Self::Odd),
+            "full" => Ok(Self::Full),
             _ => Err(UnknownShape(name.to_owned())),
         }
     }
@@ -36,6 +39,7 @@ impl fmt::Display for Shape {
         f.write_str(match self {
             Self::Tiny => "tiny",
             Self::Odd => "odd",
+            Self::Full => "full",
         })
     }
 }
@@ -67,6 +71,7 @@ impl Shape {
         match self {
             Self::Tiny => tiny(),
             Self::Odd => odd(),
+            Self::Full => full(),
         }
     }
 }
@@ -176,5 +181,72 @@ fn odd() -> Spec {
             shards: 1,
         },
         scheduler,
+    }
+}
+
+/// Z-Image-Turbo's own configuration. The tokenizer stays the tiny models' one.
+fn full() -> Spec {
+    let in_files = |shards| Storage {
+        dtype: Dtype::BF16,
+        shards,
+    };
+    let Spec {
+        text_encoder,
+        transformer,
+        vae,
+        scheduler,
+        ..
+    } = tiny();
+    Spec {
+        text_encoder: TextEncoderConfig {
+            vocab_size: 151_936,
+            hidden_size: 2560,
+            intermediate_size: 9728,
+            num_hidden_layers: 36,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            ..text_encoder
+        },
+        text_encoder_storage: in_files(8),
+        text_encoder_prefix: "model.",
+        transformer: TransformerConfig {
+            dim: 3840,
+            n_layers: 30,
+            n_refiner_layers: 2,
+            n_heads: 30,
+            cap_feat_dim: 2560,
+            axes_dims: vec![32, 48, 48],
+            ..transformer
+        },
+        transformer_storage: in_files(12),
+        vae: VaeConfig {
+            block_out_channels: vec![128, 256, 512, 512],
+            norm_num_groups: 32,
+            ..vae
+        },
+        vae_storage: in_files(1),
+        scheduler,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout;
+
+    #[test]
+    fn full_is_the_released_size() {
+        let spec = Shape::Full.spec();
+        let count = |tensors: Vec<layout::Expected>| -> usize {
+            let of_one = |tensor: &layout::Expected| tensor.shape.iter().product::<usize>();
+            tensors.iter().map(of_one).sum()
+        };
+        assert_eq!(count(layout::transformer(&spec.transformer)), 6_154_908_736);
+        assert_eq!(
+            count(layout::text_encoder(&spec.text_encoder)),
+            4_022_468_096
+        );
+        assert_eq!(count(layout::vae(&spec.vae)), 83_819_683);
     }
 }

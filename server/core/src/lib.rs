@@ -17,6 +17,7 @@ pub mod guidance;
 pub mod limits;
 pub mod noise;
 pub mod pixels;
+pub mod preview;
 pub mod request;
 pub mod rotary;
 pub mod schedule;

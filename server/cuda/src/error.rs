@@ -36,6 +36,9 @@ pub enum LoadError {
     /// The model's sizes are none that the kernels compute.
     #[error("the engine cannot compute this model: {0}")]
     Unsupported(String),
+    /// The first image cannot be computed.
+    #[error("the engine cannot compute: {0}")]
+    WarmUp(String),
     /// The checkpoint is damaged.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -68,6 +71,14 @@ pub enum GpuError {
         /// The compiler's log.
         log: String,
     },
+    /// The GPU's memory, or the part of it that may be used, is too small for the request.
+    #[error("{needs} bytes of the GPU's memory would be in use, and the limit is {limit}")]
+    NoRoom {
+        /// What would be in use.
+        needs: usize,
+        /// What may be.
+        limit: usize,
+    },
     /// The operation does not fit the memory that it was given: a fault of this crate.
     #[error("{0}")]
     Bounds(String),
@@ -83,7 +94,26 @@ impl GpuError {
 
     /// Whether there is no memory left, which passes.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY))
+        matches!(
+            self,
+            Self::Driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY) | Self::NoRoom { .. }
+        )
+    }
+
+    /// Whether the device is lost to this process.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            // What a stream that is being recorded refuses does not touch the device.
+            Self::Driver(code) => !matches!(
+                code,
+                CUresult::CUDA_ERROR_OUT_OF_MEMORY
+                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED
+                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+            ),
+            _ => false,
+        }
     }
 }
 
@@ -104,7 +134,7 @@ impl From<GpuError> for ExecutorError {
     fn from(error: GpuError) -> Self {
         match &error {
             _ if error.is_out_of_memory() => Self::OutOfMemory(error.to_string()),
-            GpuError::Driver(_) => Self::DeviceLost(error.to_string()),
+            _ if error.is_lost() => Self::DeviceLost(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }

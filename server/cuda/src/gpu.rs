@@ -3,11 +3,12 @@
 use crate::error::{GpuError, LoadError};
 use crate::kernels::{self, Cache, SOURCES};
 use crate::libraries::{self, Libraries};
-use crate::memory::{Memory, Region};
-use cudarc::driver::sys::CUstreamCaptureMode;
-use cudarc::driver::sys::{CUdevice_attribute, CUgraphInstantiate_flags};
+use crate::memory::{Memory, Pinned, Region};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaStream, DeviceRepr, LaunchArgs, result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, LaunchArgs, result,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -138,6 +139,19 @@ impl Gpu {
         Memory::allocate(&self.context, bytes)
     }
 
+    /// Reserves host memory that the GPU copies from and to directly.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned, GpuError> {
+        Pinned::allocate(&self.context, bytes)
+    }
+
+    pub(crate) fn event(&self) -> Result<CudaEvent, GpuError> {
+        let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        Ok(self.context.new_event(Some(flags))?)
+    }
+
     /// Waits for all work.
     ///
     /// # Errors
@@ -163,6 +177,32 @@ impl Gpu {
         self.context.bind_to_thread()?;
         // SAFETY: the region has room. The source is pageable, so the driver copies it before it returns.
         Ok(unsafe { result::memcpy_htod_async(to.pointer(), values, self.stream.cu_stream()) }?)
+    }
+
+    /// Copies the first bytes of pinned memory to the GPU; they must not change until that is done.
+    pub(crate) fn upload_pinned(
+        &self,
+        to: Region,
+        from: &Pinned,
+        bytes: usize,
+    ) -> Result<(), GpuError> {
+        to.require(bytes)?;
+        if bytes > from.len() {
+            return Err(GpuError::Bounds(format!(
+                "{bytes} bytes are copied of {}",
+                from.len()
+            )));
+        }
+        // SAFETY: both have room, and the callers wait for the copy before the source changes or goes.
+        let status = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(
+                to.pointer(),
+                from.pointer().cast(),
+                bytes,
+                self.stream.cu_stream(),
+            )
+        };
+        Ok(status.result()?)
     }
 
     /// Waits for all work and copies from the GPU.

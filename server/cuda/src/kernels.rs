@@ -45,7 +45,7 @@ pub const SOURCES: &[Source] = &[
     source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
     source!("patch.cu": "patchify", "unpatchify"),
     source!("rope.cu": "qk_norm_rope_interleaved", "qk_norm_rope_halves"),
-    source!("sampler.cu": "euler_step", "guide"),
+    source!("sampler.cu": "euler_step", "keep", "guide"),
     source!("swiglu.cu": "swiglu"),
 ];
 

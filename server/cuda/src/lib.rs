@@ -4,16 +4,24 @@
     reason = "the GPU's interfaces are C; every call has its proof beside it"
 )]
 
+mod compute;
 pub mod dnn;
 mod error;
+mod executor;
 mod gpu;
 pub mod kernels;
 pub mod libraries;
 pub mod matmul;
 mod memory;
 pub mod ops;
+mod text_encoder;
+mod transformer;
+mod vae;
+mod weights;
 
+pub use compute::Compute;
 pub use error::{GpuError, LoadError};
+pub use executor::{CudaExecutor, CudaOptions};
 pub use gpu::{Gpu, GpuOptions, Properties};
 pub use memory::{Layout, Memory, Region};
 

@@ -45,6 +45,58 @@ impl Drop for Memory {
     }
 }
 
+/// Host memory that the GPU copies from and to directly.
+pub struct Pinned {
+    pointer: *mut u8,
+    bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+impl Pinned {
+    pub(crate) fn allocate(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, GpuError> {
+        context.bind_to_thread()?;
+        // SAFETY: the context is the thread's; no bytes are asked for as one.
+        let pointer = unsafe { result::malloc_host(bytes.max(1), 0) }?;
+        let pinned = Self {
+            pointer: pointer.cast(),
+            bytes,
+            context: Arc::clone(context),
+        };
+        // SAFETY: the driver gave that many bytes, which become a slice of initialised numbers only now.
+        unsafe { pinned.pointer.write_bytes(0, bytes) };
+        Ok(pinned)
+    }
+
+    pub(crate) const fn pointer(&self) -> *mut u8 {
+        self.pointer
+    }
+
+    /// Its size.
+    pub const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The bytes. The caller has waited for the copies that use them.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the memory is this value's own, initialised, and borrowed with it.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: the memory was allocated by the driver and is given back only here.
+            let _ = unsafe { result::free_host(self.pointer.cast()) };
+        }
+    }
+}
+
 /// A part of a [`Memory`]. It does not keep the memory: whoever holds both drops the regions with the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -53,6 +105,12 @@ pub struct Region {
 }
 
 impl Region {
+    /// No memory.
+    pub(crate) const NONE: Self = Self {
+        pointer: 0,
+        bytes: 0,
+    };
+
     pub(crate) const fn pointer(self) -> u64 {
         self.pointer
     }
@@ -104,6 +162,15 @@ impl Layout {
             base: 0,
             used: 0,
             limit: usize::MAX,
+        }
+    }
+
+    /// Over nothing: every region is refused.
+    pub const fn none() -> Self {
+        Self {
+            base: 0,
+            used: 0,
+            limit: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::error::LoadError;
 use crate::guidance;
-use crate::preview::Projection;
+use crate::preview;
 use crate::start_image::StartImage;
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Caption, Transformer};
@@ -17,6 +17,7 @@ use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::guidance::Guidance;
 use zimage_core::noise::Generator;
 use zimage_core::pixels::Pixels;
+use zimage_core::preview::Projection;
 use zimage_core::request::ImageRequest;
 use zimage_core::schedule::NoiseSchedule;
 use zimage_core::start_image::{first_step, latent_mask};
@@ -229,12 +230,13 @@ impl Executor for CandleExecutor {
         let projection = match self.projection.get() {
             Some(projection) => projection,
             None => {
-                let measured = Projection::measure(&self.decoder, self.transformer.channels())
-                    .map_err(failed)?;
+                let channels = self.transformer.channels();
+                let colour = |values: &[f32]| preview::colour(&self.decoder, values);
+                let measured = Projection::measure(channels, colour).map_err(failed)?;
                 self.projection.get_or_init(|| measured)
             }
         };
-        projection.apply(latents).map_err(failed)
+        preview::apply(projection, latents).map_err(failed)
     }
 
     fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {

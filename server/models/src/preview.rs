@@ -1,47 +1,24 @@
-//! A cheap look at latents: one multiplication a pixel instead of the decoder.
+//! Previews through core's projection.
 
-use crate::vae::{Decoder, to_pixels};
-use candle_core::{Device, Result, Tensor};
+use crate::vae::Decoder;
+use candle_core::{Device, Error, Result, Tensor};
 use zimage_core::pixels::Pixels;
+use zimage_core::preview::{Colour, Projection};
 
-/// The linear map from a latent pixel to a colour that is nearest to what the decoder does around zero.
-pub(crate) struct Projection {
-    /// (3, channels)
-    weight: Tensor,
-    /// (3, 1)
-    bias: Tensor,
+/// The mean colour of a small image whose every latent pixel has these values.
+pub(crate) fn colour(decoder: &Decoder, values: &[f32]) -> Result<Colour> {
+    let channels = values.len();
+    let latents = Tensor::new(values, &Device::Cpu)?.reshape((channels, 1, 1))?;
+    let image = decoder.forward(&latents.expand((channels, 2, 2))?.contiguous()?)?;
+    let mean: Vec<f32> = image.mean((1, 2))?.to_vec1()?;
+    mean.try_into()
+        .map_err(|mean: Vec<f32>| Error::Msg(format!("an image has {} colours", mean.len())))
 }
 
-impl Projection {
-    /// Measures the decoder: how much each channel alone changes the mean colour of a small even image.
-    pub(crate) fn measure(decoder: &Decoder, channels: usize) -> Result<Self> {
-        let colour = |channel: Option<usize>, value: f32| {
-            let values: Vec<f32> = (0..channels)
-                .map(|i| if Some(i) == channel { value } else { 0.0 })
-                .collect();
-            let latents = Tensor::from_vec(values, (channels, 1, 1), &Device::Cpu)?;
-            // (3, 1)
-            decoder
-                .forward(&latents.expand((channels, 2, 2))?.contiguous()?)?
-                .mean((1, 2))?
-                .unsqueeze(1)
-        };
-        let slopes = (0..channels)
-            .map(|channel| (colour(Some(channel), 1.0)? - colour(Some(channel), -1.0)?)? * 0.5)
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            weight: Tensor::cat(&slopes, 1)?,
-            bias: colour(None, 0.0)?,
-        })
-    }
-
-    /// An image with one pixel for each pixel of the latents (channels, height, width).
-    pub(crate) fn apply(&self, latents: &Tensor) -> Result<Pixels> {
-        let (channels, height, width) = latents.dims3()?;
-        let colours = self
-            .weight
-            .matmul(&latents.reshape((channels, height * width))?)?
-            .broadcast_add(&self.bias)?;
-        to_pixels(&colours.reshape((3, height, width))?)
-    }
+/// An image with one pixel for each pixel of the latents (channels, height, width).
+pub(crate) fn apply(projection: &Projection, latents: &Tensor) -> Result<Pixels> {
+    let (_, height, width) = latents.dims3()?;
+    let values = latents.flatten_all()?.to_vec1::<f32>()?;
+    let preview = projection.apply(&values, height as u32, width as u32);
+    preview.ok_or_else(|| Error::Msg("a preview has another size than its latents".to_owned()))
 }

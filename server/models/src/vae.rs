@@ -9,12 +9,12 @@ pub(crate) use encoder::Encoder;
 
 use candle_core::{Device, Result, Tensor};
 use zimage_core::pixels::Pixels;
+use zimage_core::preview::level;
 
 /// An image (3, height, width) from -1 to 1 as bytes, rounded as diffusers' `VaeImageProcessor` rounds.
 pub(crate) fn to_pixels(image: &Tensor) -> Result<Pixels> {
     let (_, height, width) = image.dims3()?;
     let values = image.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
-    let level = |value: f32| ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     Pixels::new(
         width as u32,
         height as u32,

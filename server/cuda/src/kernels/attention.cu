@@ -1,16 +1,17 @@
 // What cuDNN's fused attention does not serve.
 
-// y = softmax(x * scale) of each row, float32 to bfloat16.
-extern "C" __global__ void softmax(u16 *y, const float *x, float scale, int width) {
-  const float *row = x + (u64)blockIdx.x * width;
-  u16 *out = y + (u64)blockIdx.x * width;
+// y = softmax(x * scale) of the first `width` numbers of each row, float32 to bfloat16; zeros up to `stride`.
+extern "C" __global__ void softmax(u16 *y, const float *x, float scale, int width, int stride) {
+  const float *row = x + (u64)blockIdx.x * stride;
+  u16 *out = y + (u64)blockIdx.x * stride;
   float most = -3.4e38f;
   for (int i = threadIdx.x; i < width; i += blockDim.x) most = fmaxf(most, row[i]);
   most = block_max(most);
   float sum = 0.f;
   for (int i = threadIdx.x; i < width; i += blockDim.x) sum += __expf((row[i] - most) * scale);
   const float inverse = 1.f / block_sum(sum);
-  for (int i = threadIdx.x; i < width; i += blockDim.x) out[i] = to_bf16(__expf((row[i] - most) * scale) * inverse);
+  for (int i = threadIdx.x; i < stride; i += blockDim.x)
+    out[i] = i < width ? to_bf16(__expf((row[i] - most) * scale) * inverse) : 0;
 }
 
 // Attention over rows of (q heads | k heads | v heads), one warp a query and head, with a running softmax. Slow; for

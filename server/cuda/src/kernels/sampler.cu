@@ -7,6 +7,16 @@ extern "C" __global__ void euler_step(float *latents, const float *prediction, f
   if (i < count) latents[i] = __fsub_rn(latents[i], __fmul_rn(delta, prediction[i]));
 }
 
+// latents = mask ? latents : sigma * noise + (1 - sigma) * image; the mask is one number for each of `pixels`.
+extern "C" __global__ void keep(float *latents, const float *image, const float *noise, const float *mask, float sigma,
+                                u64 pixels, u64 count) {
+  const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const float m = mask[i % pixels];
+  const float kept = __fadd_rn(__fmul_rn(noise[i], sigma), __fmul_rn(image[i], 1.f - sigma));
+  latents[i] = __fadd_rn(__fmul_rn(1.f - m, kept), __fmul_rn(m, latents[i]));
+}
+
 // positive += scale * (positive - negative), then its norm is clamped to `most` times the norm that it had; 0: not
 // clamped. One block, so that the sums have one order.
 extern "C" __global__ void guide(float *positive, const float *negative, float scale, float most, u64 count) {

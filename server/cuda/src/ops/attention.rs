@@ -7,22 +7,27 @@ use crate::memory::Region;
 use crate::ops::rope::Heads;
 use cudarc::driver::PushKernelArg as _;
 
-/// `y = softmax(x * scale)` of rows; x is float32.
+/// `y = softmax(x * scale)` of the first `width` numbers of rows of `stride`, zeros behind them; x is float32.
 ///
 /// # Errors
 /// When a region is too small or the driver reports a fault.
 pub fn softmax(
     gpu: &Gpu,
-    (rows, width): (usize, usize),
+    (rows, width, stride): (usize, usize, usize),
     y: Region,
     x: Region,
     scale: f32,
 ) -> Result<(), GpuError> {
-    y.require(rows * width * BF16)?;
-    x.require(rows * width * F32)?;
-    let (y, x, columns) = (y.pointer(), x.pointer(), width as i32);
+    y.require(rows * stride * BF16)?;
+    x.require(rows * stride * F32)?;
+    if width > stride {
+        return Err(GpuError::Bounds(format!(
+            "rows of {stride} have no {width} numbers"
+        )));
+    }
+    let (y, x, columns, all) = (y.pointer(), x.pointer(), width as i32, stride as i32);
     let mut launch = gpu.kernel("softmax")?;
-    launch.arg(&y).arg(&x).arg(&scale).arg(&columns);
+    launch.arg(&y).arg(&x).arg(&scale).arg(&columns).arg(&all);
     // SAFETY: the arguments are the kernel's, and both regions hold every row.
     unsafe { launch.launch(grid(rows, 1024.min(width.next_multiple_of(32)))) }?;
     Ok(())

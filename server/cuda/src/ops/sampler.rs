@@ -102,6 +102,44 @@ pub fn euler_step(
     Ok(())
 }
 
+/// An image that is kept where the mask says so, and its noise.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Latents of the image.
+    pub image: Region,
+    /// As many numbers.
+    pub noise: Region,
+    /// A number for each pixel of the latents: 1 where they are replaced, 0 where the image is kept.
+    pub mask: Region,
+}
+
+/// `latents = mask * latents + (1 - mask) * (sigma * noise + (1 - sigma) * image)`.
+///
+/// # Errors
+/// When a region is too small or the driver reports a fault.
+pub fn keep(
+    gpu: &Gpu,
+    patches: Patches,
+    latents: Region,
+    kept: Kept,
+    sigma: f32,
+) -> Result<(), GpuError> {
+    let (count, pixels) = (patches.numbers(), 4 * patches.count());
+    for region in [latents, kept.image, kept.noise] {
+        region.require(count * F32)?;
+    }
+    kept.mask.require(pixels * F32)?;
+    let [latents, image, noise, mask] =
+        [latents, kept.image, kept.noise, kept.mask].map(Region::pointer);
+    let (pixels, length) = (pixels as u64, count as u64);
+    let mut launch = gpu.kernel("keep")?;
+    launch.arg(&latents).arg(&image).arg(&noise).arg(&mask);
+    launch.arg(&sigma).arg(&pixels).arg(&length);
+    // SAFETY: the arguments are the kernel's, which stops at the count; every region holds as many, the mask one a pixel.
+    unsafe { launch.launch(each(count)) }?;
+    Ok(())
+}
+
 /// `positive += scale * (positive - negative)`, then no longer than `most` times the length that it had; 0: any length.
 ///
 /// # Errors

@@ -1,0 +1,78 @@
+//! Prompts as the transformer sees them at every step, kept for when they come again.
+
+use super::CudaExecutor;
+use crate::error::GpuError;
+use crate::memory::{Memory, Region};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Bytes of the captions that are kept beyond their requests.
+const KEPT: usize = 64 << 20;
+
+/// A prompt, embedded and refined.
+pub(super) struct Caption {
+    /// (padded, dim)
+    memory: Memory,
+    padded: usize,
+}
+
+impl Caption {
+    pub(super) const fn padded(&self) -> usize {
+        self.padded
+    }
+
+    pub(super) const fn region(&self) -> Region {
+        self.memory.region()
+    }
+}
+
+/// The captions of the last prompts, the latest first.
+#[derive(Default)]
+pub(super) struct Captions(VecDeque<(Vec<u32>, Arc<Caption>)>);
+
+impl Captions {
+    fn find(&mut self, ids: &[u32]) -> Option<Arc<Caption>> {
+        let place = self.0.iter().position(|(known, _)| known == ids)?;
+        let found = self.0.remove(place)?;
+        let caption = Arc::clone(&found.1);
+        self.0.push_front(found);
+        Some(caption)
+    }
+
+    fn keep(&mut self, ids: &[u32], caption: &Arc<Caption>) {
+        self.0.push_front((ids.to_vec(), Arc::clone(caption)));
+        let mut bytes = 0;
+        self.0.retain(|(_, caption)| {
+            bytes += caption.region().bytes();
+            bytes <= KEPT
+        });
+    }
+}
+
+impl CudaExecutor {
+    /// Bytes that a caption needs while it is made.
+    pub(super) fn caption_bytes(&self, tokens: usize) -> Result<usize, GpuError> {
+        let text = self.text_encoder.bytes(tokens)?.next_multiple_of(256);
+        Ok(text + self.transformer.refine_bytes(tokens)?)
+    }
+
+    /// The caption of a prompt's tokens.
+    pub(super) fn caption(&mut self, ids: &[u32]) -> Result<Arc<Caption>, GpuError> {
+        if let Some(known) = self.captions.find(ids) {
+            return Ok(known);
+        }
+        let text = self.text_encoder.bytes(ids.len())?.next_multiple_of(256);
+        let bytes = self.caption_bytes(ids.len())?;
+        let scratch = self.scratch(bytes)?;
+        let rest = scratch.part(text, scratch.bytes() - text)?;
+        let hidden = self
+            .text_encoder
+            .encode(&self.compute, scratch.part(0, text)?, ids)?;
+        let (memory, padded) = self
+            .transformer
+            .refine(&self.compute, rest, hidden, ids.len())?;
+        let caption = Arc::new(Caption { memory, padded });
+        self.captions.keep(ids, &caption);
+        Ok(caption)
+    }
+}

@@ -1,0 +1,241 @@
+//! The Qwen3 decoder in bfloat16, up to the hidden states that condition the transformer.
+
+use crate::compute::{Compute, Linear};
+use crate::dnn::Attention;
+use crate::error::{GpuError, LoadError};
+use crate::gpu::Gpu;
+use crate::memory::{Layout, Memory, Region};
+use crate::ops::embed::{gather, swiglu};
+use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
+use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
+use crate::ops::{BF16, F32};
+use crate::weights::Loader;
+use zimage_checkpoint::config::TextEncoderConfig;
+use zimage_checkpoint::{Checkpoint, Component};
+use zimage_core::rotary;
+
+/// Prompts are computed as if they were this many tokens long, or a multiple: one plan serves many lengths. Attention is
+/// causal, so what stands behind a token changes nothing.
+const BUCKET: usize = 32;
+
+/// transformers' `Qwen3Model` without its last layer and its final norm: diffusers takes `hidden_states[-2]`.
+pub(crate) struct TextEncoder {
+    config: TextEncoderConfig,
+    embed_tokens: Region,
+    layers: Vec<Layer>,
+    _memory: Vec<Memory>,
+}
+
+struct Layer {
+    input_layernorm: Region,
+    post_attention_layernorm: Region,
+    q_norm: Region,
+    k_norm: Region,
+    qkv: Linear,
+    out: Linear,
+    gate_and_up: Linear,
+    down: Linear,
+}
+
+/// Memory of a prompt while it is encoded.
+struct Work {
+    ids: Region,
+    table: Region,
+    x: Region,
+    y: Region,
+    h: Region,
+    qkv: Region,
+    attended: Region,
+    gate_and_up: Region,
+    activated: Region,
+}
+
+impl TextEncoder {
+    pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        let config = checkpoint.text_encoder().clone();
+        supported(&config)?;
+        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder)?;
+        let layers = (0..config.num_hidden_layers - 1)
+            .map(|i| Layer::load(&mut loader, &config, &format!("layers.{i}")))
+            .collect::<Result<_, _>>()?;
+        let table = [config.vocab_size, config.hidden_size];
+        Ok(Self {
+            embed_tokens: loader.tensor("embed_tokens.weight", &table)?,
+            layers,
+            config,
+            _memory: loader.finish()?,
+        })
+    }
+
+    fn heads(&self, tokens: usize) -> Heads {
+        Heads {
+            tokens,
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            width: self.config.head_dim,
+        }
+    }
+
+    fn lay_out(&self, layout: &mut Layout, tokens: usize) -> Result<Work, GpuError> {
+        let heads = self.heads(tokens);
+        let row = tokens * self.config.hidden_size * BF16;
+        let ffn = tokens * self.config.intermediate_size * BF16;
+        Ok(Work {
+            x: layout.take(row)?,
+            ids: layout.take(tokens * size_of::<u32>())?,
+            table: layout.take(tokens * heads.width * F32)?,
+            y: layout.take(row)?,
+            h: layout.take(row)?,
+            qkv: layout.take(heads.bytes())?,
+            attended: layout.take(tokens * heads.heads * heads.width * BF16)?,
+            gate_and_up: layout.take(2 * ffn)?,
+            activated: layout.take(ffn)?,
+        })
+    }
+
+    /// Bytes that [`Self::encode`] needs.
+    pub(crate) fn bytes(&self, tokens: usize) -> Result<usize, GpuError> {
+        let mut layout = Layout::measure();
+        self.lay_out(&mut layout, tokens.next_multiple_of(BUCKET))?;
+        Ok(layout.used())
+    }
+
+    /// The hidden states (tokens, hidden) of a prompt's tokens, within the scratch memory.
+    pub(crate) fn encode(
+        &self,
+        compute: &Compute,
+        scratch: Region,
+        ids: &[u32],
+    ) -> Result<Region, GpuError> {
+        let gpu = &compute.gpu;
+        let tokens = ids.len().next_multiple_of(BUCKET);
+        let work = self.lay_out(&mut Layout::over(scratch), tokens)?;
+        let (hidden, head) = (self.config.hidden_size, self.config.head_dim);
+        let angles = rotary::text_angles(self.config.rope_theta(), head, tokens);
+        let turn = |&angle: &f32| <[f32; 2]>::from(rotary::cos_sin(angle));
+        let table: Vec<f32> = angles.iter().flat_map(turn).collect();
+        gpu.upload(work.table, &table)?;
+        gather(
+            gpu,
+            work.x,
+            self.embed_tokens,
+            ids,
+            work.ids,
+            (tokens, hidden),
+        )?;
+
+        let rows = Rows {
+            count: tokens,
+            width: hidden,
+            eps: self.config.rms_norm_eps as f32,
+        };
+        for (place, layer) in self.layers.iter().enumerate() {
+            if place == 0 {
+                rms_norm(gpu, rows, work.y, work.x, layer.input_layernorm, None)?;
+            }
+            self.attend(compute, layer, &work, tokens)?;
+            let plain = Added {
+                h: work.h,
+                weight: None,
+                gate: None,
+            };
+            let norm = |weight| Next {
+                y: work.y,
+                weight,
+                scale: None,
+            };
+            let next = Some(norm(layer.post_attention_layernorm));
+            add_norm(gpu, rows, work.x, plain, next)?;
+            layer
+                .gate_and_up
+                .run(compute, tokens, work.gate_and_up, work.y)?;
+            let ffn = (tokens, self.config.intermediate_size);
+            swiglu(gpu, work.activated, work.gate_and_up, ffn)?;
+            layer.down.run(compute, tokens, work.h, work.activated)?;
+            let next = self.layers.get(place + 1);
+            let next = next.map(|following| norm(following.input_layernorm));
+            add_norm(gpu, rows, work.x, plain, next)?;
+        }
+        work.x.part(0, ids.len() * hidden * BF16)
+    }
+
+    fn attend(
+        &self,
+        compute: &Compute,
+        layer: &Layer,
+        work: &Work,
+        tokens: usize,
+    ) -> Result<(), GpuError> {
+        let heads = self.heads(tokens);
+        layer.qkv.run(compute, tokens, work.qkv, work.y)?;
+        let norms = Some((layer.q_norm, layer.k_norm, self.config.rms_norm_eps as f32));
+        norm_and_rotate(
+            &compute.gpu,
+            heads,
+            Pairs::Halves,
+            work.qkv,
+            norms,
+            work.table,
+        )?;
+        let attention = Attention {
+            heads,
+            causal: true,
+        };
+        compute
+            .dnn
+            .attend(&compute.gpu, attention, work.attended, work.qkv)?;
+        layer.out.run(compute, tokens, work.h, work.attended)
+    }
+}
+
+/// The kernels read eight numbers at once.
+fn supported(config: &TextEncoderConfig) -> Result<(), LoadError> {
+    for (field, size, most) in [
+        ("hidden_size", config.hidden_size, 8192),
+        ("intermediate_size", config.intermediate_size, usize::MAX),
+        ("head_dim", config.head_dim, 256),
+    ] {
+        if !size.is_multiple_of(8) || size > most {
+            return Err(LoadError::Unsupported(format!(
+                "the text encoder's {field} is {size}; multiples of 8 up to {most} are computed"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Layer {
+    fn load(
+        loader: &mut Loader<'_>,
+        config: &TextEncoderConfig,
+        name: &str,
+    ) -> Result<Self, LoadError> {
+        let (hidden, ffn, head) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.head_dim,
+        );
+        let (queries, keys) = (
+            config.num_attention_heads * head,
+            config.num_key_value_heads * head,
+        );
+        let weight = |part: &str| format!("{name}.{part}.weight");
+        let qkv = [
+            (weight("self_attn.q_proj"), queries),
+            (weight("self_attn.k_proj"), keys),
+            (weight("self_attn.v_proj"), keys),
+        ];
+        let gate_and_up = ["mlp.gate_proj", "mlp.up_proj"].map(|part| (weight(part), ffn));
+        let mut norm = |part: &str, size: usize| loader.tensor(&weight(part), &[size]);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm", hidden)?,
+            post_attention_layernorm: norm("post_attention_layernorm", hidden)?,
+            q_norm: norm("self_attn.q_norm", head)?,
+            k_norm: norm("self_attn.k_norm", head)?,
+            qkv: loader.joined(&qkv, hidden)?,
+            out: loader.joined(&[(weight("self_attn.o_proj"), hidden)], queries)?,
+            gate_and_up: loader.joined(&gate_and_up, hidden)?,
+            down: loader.joined(&[(weight("mlp.down_proj"), hidden)], ffn)?,
+        })
+    }
+}

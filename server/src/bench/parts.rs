@@ -1,0 +1,180 @@
+//! Timing one size's requests.
+
+use crate::args::Bench;
+use crate::failure::Failure;
+use std::time::{Duration, Instant};
+use zimage_core::executor::{Executor, ExecutorError};
+use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_http::{ImageFormat, encode};
+
+/// What a request of one size costs, in seconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) steps: u32,
+    /// Tokens of the prompt.
+    pub(crate) tokens: u32,
+    /// Text encoder, caption, and noise.
+    pub(crate) begin: Samples,
+    /// One denoising step.
+    pub(crate) step: Samples,
+    pub(crate) decode: Samples,
+    /// Pixels to PNG, on the host.
+    pub(crate) png: Samples,
+    /// Prompt to pixels.
+    pub(crate) request: Samples,
+}
+
+/// Times of the same thing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    fn push(&mut self, time: Duration) {
+        self.0.push(time.as_secs_f64());
+    }
+
+    /// The value that a share of the samples does not exceed.
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let place = (share * sorted.len() as f64).ceil() as usize;
+        let place = place.clamp(1, sorted.len().max(1)) - 1;
+        sorted.get(place).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.percentile(0.5)
+    }
+
+    pub(crate) fn deviation(&self) -> f64 {
+        let count = self.0.len() as f64;
+        let mean = self.0.iter().sum::<f64>() / count;
+        let squares = self.0.iter().map(|value| (value - mean).powi(2));
+        (squares.sum::<f64>() / count).sqrt()
+    }
+}
+
+/// A prompt of about 64 tokens, whichever the tokenizer; each number makes another one, which no cache knows.
+fn prompt(number: usize, words: usize) -> String {
+    format!("{number:05} {}", "a red fox ".repeat(words))
+}
+
+fn request(args: &Bench, (width, height): (u32, u32), number: usize) -> ImageRequest {
+    ImageRequest {
+        prompt: prompt(number, args.prompt_words),
+        negative_prompt: String::new(),
+        width,
+        height,
+        num_inference_steps: args.num_inference_steps,
+        guidance_scale: 0.0,
+        cfg_normalization: CfgNormalization::Off,
+        cfg_truncation: 1.0,
+        noise: Noise {
+            seed: number as u64,
+            index: 0,
+            count: 1,
+        },
+        init: None,
+    }
+}
+
+/// Warms up and measures requests one after the other.
+pub(crate) fn measure(
+    executor: &mut dyn Executor,
+    args: &Bench,
+    size: (u32, u32),
+) -> Result<Parts, Failure> {
+    let fault = |error: ExecutorError| Failure::Device(error.to_string());
+    let mut parts = Parts {
+        width: size.0,
+        height: size.1,
+        steps: args.num_inference_steps,
+        tokens: 0,
+        begin: Samples::default(),
+        step: Samples::default(),
+        decode: Samples::default(),
+        png: Samples::default(),
+        request: Samples::default(),
+    };
+    let warm = Instant::now();
+    let mut number = 0;
+    while warm.elapsed() < Duration::from_secs(args.warm_up_seconds) || number == 0 {
+        one(executor, &request(args, size, number), &mut parts.clone()).map_err(fault)?;
+        number += 1;
+    }
+    for _ in 0..args.requests {
+        if args.pause_seconds > 0 {
+            std::thread::sleep(Duration::from_secs(args.pause_seconds));
+        }
+        one(executor, &request(args, size, number), &mut parts).map_err(fault)?;
+        number += 1;
+    }
+    details(executor, &request(args, size, number), &mut parts).map_err(fault)?;
+    Ok(parts)
+}
+
+/// One request as the engine makes it.
+fn one(
+    executor: &mut dyn Executor,
+    request: &ImageRequest,
+    parts: &mut Parts,
+) -> Result<(), ExecutorError> {
+    let began = Instant::now();
+    let begun = executor.begin(request)?;
+    parts.tokens = begun.prompt_tokens;
+    for step in 0..begun.steps {
+        let began = Instant::now();
+        executor.step(&[begun.slot])?;
+        // The first steps only fill the queue of the device.
+        if step >= 3 {
+            parts.step.push(began.elapsed());
+        }
+    }
+    let pixels = executor.decode(begun.slot)?;
+    parts.request.push(began.elapsed());
+    executor.release(begun.slot);
+    let began = Instant::now();
+    let png = encode(&pixels, ImageFormat::Png, &[]);
+    parts.png.push(began.elapsed());
+    png.map(drop)
+        .map_err(|error| ExecutorError::Failed(error.to_string()))
+}
+
+/// What the queue of the device hides: decoding alone, and beginning with the device idle.
+fn details(
+    executor: &mut dyn Executor,
+    request: &ImageRequest,
+    parts: &mut Parts,
+) -> Result<(), ExecutorError> {
+    for number in 0..5 {
+        let mut request = request.clone();
+        request.prompt = format!("{number} {}", request.prompt);
+        let began = Instant::now();
+        let begun = executor.begin(&request)?;
+        executor.decode(begun.slot)?;
+        let both = began.elapsed();
+        let began = Instant::now();
+        executor.decode(begun.slot)?;
+        let decode = began.elapsed();
+        executor.release(begun.slot);
+        parts.decode.push(decode);
+        parts.begin.push(both.saturating_sub(decode));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_samples() {
+        let samples = Samples((1..=200).rev().map(f64::from).collect());
+        assert_eq!(samples.median(), 100.0);
+        assert_eq!(samples.percentile(0.99), 198.0);
+        assert_eq!(samples.percentile(1.0), 200.0);
+        assert!(Samples::default().median().is_nan());
+    }
+}

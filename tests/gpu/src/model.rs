@@ -1,0 +1,234 @@
+//! Whole models against the reference on the CPU.
+
+use crate::oracle::distance;
+use crate::{ModelTest, Outcome};
+use libtest_mimic::Failed;
+use std::path::Path;
+use std::sync::Arc;
+use zimage_checkpoint::{Checkpoint, Shape, make_model};
+use zimage_core::executor::Executor;
+use zimage_core::pixels::Pixels;
+use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
+use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions};
+use zimage_models::CandleExecutor;
+
+pub(crate) const ALL: &[(&str, ModelTest)] = &[
+    ("images_are_the_references", images_are_the_references),
+    (
+        "a_batch_gives_each_request_its_own_image",
+        a_batch_gives_each_request_its_own_image,
+    ),
+    (
+        "a_restart_with_the_same_cache_gives_the_same_bytes",
+        a_restart_gives_the_same_bytes,
+    ),
+    (
+        "memory_returns_to_where_it_was",
+        memory_returns_to_where_it_was,
+    ),
+    (
+        "a_limit_on_memory_refuses_what_does_not_fit",
+        a_limit_on_memory_refuses_what_does_not_fit,
+    ),
+];
+
+fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
+    ImageRequest {
+        prompt: prompt.to_owned(),
+        negative_prompt: String::new(),
+        width,
+        height,
+        num_inference_steps: 4,
+        guidance_scale: 0.0,
+        cfg_normalization: CfgNormalization::Off,
+        cfg_truncation: 1.0,
+        noise: Noise {
+            seed: 7,
+            index: 0,
+            count: 1,
+        },
+        init: None,
+    }
+}
+
+fn options(cache: Option<&Path>) -> CudaOptions {
+    CudaOptions {
+        gpu: GpuOptions {
+            cache: cache.map(Path::to_owned),
+            ..GpuOptions::default()
+        },
+        memory_limit: None,
+        warm_up: (128, 128),
+    }
+}
+
+fn load(checkpoint: &Checkpoint) -> Result<CudaExecutor, Failed> {
+    Ok(CudaExecutor::load(checkpoint, &options(None))?)
+}
+
+fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Failed> {
+    make_model(folder, shape, 7)?;
+    Ok(Checkpoint::open(folder)?)
+}
+
+fn make(executor: &mut dyn Executor, request: &ImageRequest) -> Result<Pixels, Failed> {
+    let begun = executor.begin(request)?;
+    for _ in 0..begun.steps {
+        executor.step(&[begun.slot])?;
+    }
+    let pixels = executor.decode(begun.slot)?;
+    executor.release(begun.slot);
+    Ok(pixels)
+}
+
+fn levels(pixels: &Pixels) -> Vec<f32> {
+    pixels.rgb().iter().map(|&level| f32::from(level)).collect()
+}
+
+/// A picture that is no noise.
+fn picture(width: u32, height: u32) -> Result<Arc<Pixels>, Failed> {
+    let pixel = |at: u32| [(at % width * 3) as u8, (at / width * 2) as u8, 90];
+    let rgb = (0..width * height).flat_map(pixel).collect();
+    Ok(Arc::new(Pixels::new(width, height, rgb)?))
+}
+
+/// bfloat16 keeps eight bits: images of models of a few layers differ by a few of 256 levels.
+#[expect(clippy::print_stdout, reason = "the figures are read")]
+fn images_are_the_references() -> Outcome {
+    let long = "many words ".repeat(30);
+    for shape in [Shape::Tiny, Shape::Odd] {
+        let folder = tempfile::tempdir()?;
+        let checkpoint = checkpoint(folder.path(), shape)?;
+        let (mut gpu, mut cpu) = (load(&checkpoint)?, CandleExecutor::load(&checkpoint)?);
+        let mut guided = request(96, 160, "a fox");
+        guided.guidance_scale = 3.0;
+        guided.negative_prompt = "a dog in the rain, drawn with chalk".to_owned();
+        guided.cfg_normalization = CfgNormalization::Clamp(1.0);
+        let mut start = request(128, 64, "a fox");
+        start.init = Some(InitImage {
+            pixels: picture(128, 64)?,
+            strength: 0.75,
+            mask: None,
+        });
+        let mut masked = start.clone();
+        let half = |at: u32| [if at % 128 < 64 { 255 } else { 0 }; 3];
+        let mask = Pixels::new(128, 64, (0..128 * 64).flat_map(half).collect())?;
+        masked.init = masked.init.map(|init| InitImage {
+            mask: Some(Arc::new(mask)),
+            ..init
+        });
+        for (what, request) in [
+            ("square", request(128, 128, "a fox")),
+            ("tall", request(48, 176, "a fox in the snow")),
+            ("long", request(64, 64, &long)),
+            ("guided", guided),
+            ("started from an image", start),
+            ("inpainted", masked),
+        ] {
+            let (actual, expected) = (make(&mut gpu, &request)?, make(&mut cpu, &request)?);
+            let (actual, expected) = (levels(&actual), levels(&expected));
+            let pairs = actual.iter().zip(&expected);
+            let mean = pairs.map(|(a, b)| (a - b).abs()).sum::<f32>() / actual.len() as f32;
+            let distance = distance(&actual, &expected);
+            println!("{shape} {what}: mean difference {mean:.2} levels, relative {distance:.4}");
+            if mean.is_nan() || mean > 4.0 {
+                return Err(format!("{shape} {what}: {mean:.2} levels from the reference").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn a_batch_gives_each_request_its_own_image() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut executor = load(&checkpoint(folder.path(), Shape::Tiny)?)?;
+    let requests = [
+        request(128, 128, "a fox"),
+        request(
+            128,
+            128,
+            "another prompt, of quite another length than the first one has",
+        ),
+        request(64, 96, "a third"),
+    ];
+    let mut alone = Vec::new();
+    for request in &requests {
+        alone.push(make(&mut executor, request)?);
+    }
+    let mut slots = Vec::new();
+    for request in &requests {
+        slots.push(executor.begin(request)?.slot);
+    }
+    for _ in 0..4 {
+        executor.step(&slots)?;
+    }
+    for (slot, alone) in slots.iter().zip(&alone) {
+        if executor.decode(*slot)? != *alone {
+            return Err("an image of a batch is another one than alone".into());
+        }
+        executor.release(*slot);
+    }
+    Ok(())
+}
+
+fn a_restart_gives_the_same_bytes() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let cache = tempfile::tempdir()?;
+    let checkpoint = checkpoint(folder.path(), Shape::Tiny)?;
+    let request = request(256, 256, "a fox");
+    let mut images = Vec::new();
+    for _ in 0..2 {
+        let mut executor = CudaExecutor::load(&checkpoint, &options(Some(cache.path())))?;
+        images.push(make(&mut executor, &request)?);
+        images.push(make(&mut executor, &request)?);
+    }
+    match images.iter().all(|image| *image == images[0]) {
+        true => Ok(()),
+        false => Err("the same request gave other bytes".into()),
+    }
+}
+
+fn memory_returns_to_where_it_was() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut executor = load(&checkpoint(folder.path(), Shape::Tiny)?)?;
+    let sizes = [(128, 128), (64, 192), (256, 256), (512, 256)];
+    let prompts = [
+        "a fox",
+        "a much longer prompt that has more words than the other one",
+        "",
+    ];
+    let mut rounds = Vec::new();
+    for _ in 0..6 {
+        for (width, height) in sizes {
+            for prompt in prompts {
+                make(&mut executor, &request(width, height, prompt))?;
+            }
+        }
+        rounds.push(executor.memory_used()?);
+    }
+    // The first round fills caches; from then on nothing grows.
+    match rounds[1..].iter().all(|used| *used == rounds[1]) {
+        true => Ok(()),
+        false => Err(format!("bytes in use after each round: {rounds:?}").into()),
+    }
+}
+
+fn a_limit_on_memory_refuses_what_does_not_fit() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let checkpoint = checkpoint(folder.path(), Shape::Tiny)?;
+    let used = load(&checkpoint)?.memory_used()?;
+    let mut executor = CudaExecutor::load(
+        &checkpoint,
+        &CudaOptions {
+            memory_limit: Some(used + (64 << 20)),
+            ..options(None)
+        },
+    )?;
+    make(&mut executor, &request(128, 128, "a fox"))?;
+    match executor.begin(&request(2048, 2048, "a fox")) {
+        Err(zimage_core::executor::ExecutorError::OutOfMemory(_)) => {}
+        other => return Err(format!("a request that does not fit gives {other:?}").into()),
+    }
+    make(&mut executor, &request(128, 128, "a fox"))?;
+    Ok(())
+}
