@@ -1,5 +1,6 @@
 //! `bench`: what each part of a request costs on this machine.
 
+mod http;
 mod parts;
 mod table;
 
@@ -7,7 +8,8 @@ use crate::args::Bench;
 use crate::device;
 use crate::failure::Failure;
 use crate::nvml::Gpus;
-use parts::{Parts, measure};
+use http::Server;
+use parts::measure;
 use std::time::Instant;
 
 /// Measures and prints a table, or JSON for machines.
@@ -17,18 +19,18 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
     let began = Instant::now();
     let mut executor = device::load(&args.model, chosen)?;
     let start_up = began.elapsed().as_secs_f64();
-    let mut measured: Vec<Parts> = Vec::new();
-    for &(width, height) in &args.sizes {
-        let parts = measure(&mut *executor, args, (width, height))?;
-        if !args.json {
-            println!("{}", table::row(&parts, measured.is_empty()));
-        }
-        measured.push(parts);
+    let mut measured = Vec::new();
+    for &size in &args.sizes {
+        measured.push(measure(&mut *executor, args, size)?);
+    }
+    let server = Server::start(executor)?;
+    for parts in &mut measured {
+        parts.http = server.measure(args, (parts.width, parts.height))?;
     }
     if args.json {
         println!("{:#}", table::json(start_up, &measured));
     } else {
-        println!("ready after {start_up:.1} s");
+        println!("{}", table::text(start_up, &measured));
     }
     Ok(())
 }

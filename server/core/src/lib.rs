@@ -7,7 +7,6 @@
 //! ```
 //!
 //! Invariants: no tensor library and no async runtime is a dependency; time is a parameter.
-#![forbid(unsafe_code)]
 
 pub mod batch;
 mod decimal;

@@ -54,9 +54,7 @@ impl Generator {
     /// PyTorch's path for sixteen numbers and more; those behind the last whole block stay uniform.
     fn blocks(&mut self, count: usize) -> Vec<f32> {
         let mut numbers: Vec<f32> = (0..count).map(|_| uniform(&mut self.0)).collect();
-        for block in numbers.as_chunks_mut::<BLOCK>().0 {
-            normal(block);
-        }
+        normal(numbers.as_chunks_mut::<BLOCK>().0);
         numbers
     }
 
@@ -79,14 +77,42 @@ fn uniform(engine: &mut Mt) -> f32 {
     (engine.next_u32() & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0)
 }
 
-/// The Box-Muller transform of eight pairs, in place.
-fn normal(block: &mut [f32; BLOCK]) {
-    for i in 0..BLOCK / 2 {
-        let radius = (-2.0 * cephes::ln(1.0 - block[i])).sqrt();
-        let (sine, cosine) = cephes::sin_cos(TAU * block[i + BLOCK / 2]);
-        // PyTorch adds the mean, which makes a negative zero positive.
-        block[i] = radius * cosine + 0.0;
-        block[i + BLOCK / 2] = radius * sine + 0.0;
+/// The Box-Muller transform of blocks of eight pairs, in place.
+fn normal(blocks: &mut [[f32; BLOCK]]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        #[expect(
+            unsafe_code,
+            reason = "a fused multiply-add without its instruction is a slow call"
+        )]
+        // SAFETY: the processor has both.
+        return unsafe { normal_fused(blocks) };
+    }
+    normal_blocks(blocks);
+}
+
+/// The same numbers from the processor's own instructions, eight at a time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn normal_fused(blocks: &mut [[f32; BLOCK]]) {
+    normal_blocks(blocks);
+}
+
+// Inlined, so that it becomes the instructions of its caller; one loop for each function, so that these are vectors.
+#[inline(always)]
+fn normal_blocks(blocks: &mut [[f32; BLOCK]]) {
+    for block in blocks {
+        let (uniform, angles) = block.split_at_mut(BLOCK / 2);
+        let mut radii = [0.0; BLOCK / 2];
+        for (radius, uniform) in radii.iter_mut().zip(uniform.iter()) {
+            *radius = (-2.0 * cephes::ln(1.0 - uniform)).sqrt();
+        }
+        for ((cosines, sines), radius) in uniform.iter_mut().zip(angles).zip(radii) {
+            let (sine, cosine) = cephes::sin_cos(TAU * *sines);
+            // PyTorch adds the mean, which makes a negative zero positive.
+            *cosines = radius * cosine + 0.0;
+            *sines = radius * sine + 0.0;
+        }
     }
 }
 

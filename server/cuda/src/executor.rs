@@ -8,7 +8,7 @@ mod start_image;
 use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions, Properties};
-use crate::memory::{Memory, Region};
+use crate::memory::{Memory, Pinned, Region};
 use crate::ops::F32;
 use crate::ops::sampler::{Patches, euler_step, guide};
 use crate::text_encoder::TextEncoder;
@@ -21,6 +21,7 @@ use plans::Plans;
 use start_image::{Image, StartImage};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::thread;
 use zimage_checkpoint::config::SchedulerConfig;
 use zimage_checkpoint::{Checkpoint, EncodedPrompt, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
@@ -60,6 +61,8 @@ pub struct CudaExecutor {
     schedules: VecDeque<(u32, Arc<Modulations>)>,
     in_flight: VecDeque<CudaEvent>,
     arena: Arena,
+    /// Where pixels arrive; as large as the largest image was.
+    pixels: Option<Pinned>,
     text_encoder: TextEncoder,
     transformer: Transformer,
     decoder: Decoder,
@@ -95,6 +98,23 @@ struct Guided {
     positive: Memory,
 }
 
+/// The random numbers of a request.
+struct Numbers {
+    /// diffusers encodes a start image with the same generator, before it draws the noise. Empty without one.
+    of_image: Vec<f32>,
+    noise: Vec<f32>,
+}
+
+impl Numbers {
+    fn draw(request: &ImageRequest, count: usize) -> Self {
+        let mut generator = Generator::new(request.noise.seed);
+        Self {
+            of_image: generator.randn(if request.init.is_some() { count } else { 0 }),
+            noise: generator.image_noise(request.noise, count),
+        }
+    }
+}
+
 impl CudaExecutor {
     /// Checks the GPU, loads the weights and computes one image, so that the first request finds everything prepared.
     ///
@@ -111,6 +131,7 @@ impl CudaExecutor {
             schedules: VecDeque::new(),
             in_flight: VecDeque::new(),
             arena: Arena::new(options.memory_limit),
+            pixels: None,
             text_encoder: TextEncoder::load(gpu, checkpoint)?,
             transformer: Transformer::load(gpu, checkpoint)?,
             decoder: Decoder::load(gpu, checkpoint)?,
@@ -223,12 +244,19 @@ impl CudaExecutor {
         let (rows, columns) = (request.height as usize / 16, request.width as usize / 16);
         let patches = self.transformer.patches(rows, columns);
         let count = patches.numbers();
-        // The prompt is on its way through the GPU while the host draws the noise.
-        let caption = self.caption(prompt)?;
-        let guided = match negative {
-            Some((guidance, ids)) => Some(Guided {
+        // The prompt goes through the GPU while the host draws the noise.
+        let (captions, numbers) = thread::scope(|scope| {
+            let drawing = scope.spawn(|| Numbers::draw(request, count));
+            let captions = self.captions_of(prompt, negative.map(|(_, ids)| ids));
+            (captions, drawing.join())
+        });
+        let (caption, negative_caption) = captions?;
+        let numbers =
+            numbers.map_err(|_| GpuError::library("drawing the noise", "the thread panicked"))?;
+        let guided = match negative.zip(negative_caption) {
+            Some(((guidance, _), negative)) => Some(Guided {
                 guidance,
-                negative: self.caption(ids)?,
+                negative,
                 positive: self.compute.gpu.allocate(count * F32)?,
             }),
             None => None,
@@ -239,12 +267,11 @@ impl CudaExecutor {
             request.num_inference_steps,
         );
         let modulations = self.modulations(&schedule)?;
-        let mut generator = Generator::new(request.noise.seed);
         let image = match &request.init {
-            Some(init) => Some(self.encode_image(&init.pixels, &generator.randn(count))?),
+            Some(init) => Some(self.encode_image(&init.pixels, &numbers.of_image)?),
             None => None,
         };
-        let noise = generator.image_noise(request.noise, count);
+        let noise = numbers.noise;
         let gpu = &self.compute.gpu;
         let latents = gpu.allocate(count * F32)?;
         let (step, start) = match request.init.as_ref().zip(image) {
@@ -377,7 +404,7 @@ impl CudaExecutor {
         Ok(())
     }
 
-    fn pixels(
+    fn decode_pixels(
         &mut self,
         latents: Region,
         (height, width): (usize, usize),
@@ -386,7 +413,22 @@ impl CudaExecutor {
         let pixels = self
             .decoder
             .decode(&self.compute, scratch, latents, (height, width))?;
-        self.compute.gpu.download(pixels, 64 * 3 * height * width)
+        let bytes = 64 * 3 * height * width;
+        if self
+            .pixels
+            .as_ref()
+            .is_none_or(|pinned| pinned.len() < bytes)
+        {
+            self.pixels = Some(self.compute.gpu.pinned(bytes)?);
+        }
+        match &mut self.pixels {
+            Some(pinned) => Ok(self
+                .compute
+                .gpu
+                .download_pinned(pixels, pinned, bytes)?
+                .to_vec()),
+            None => self.compute.gpu.download(pixels, bytes),
+        }
     }
 
     /// The mean colour of a small image whose every latent pixel has these values.
@@ -394,7 +436,7 @@ impl CudaExecutor {
         let latents = self.compute.gpu.allocate(values.len() * 4 * F32)?;
         let even: Vec<f32> = values.iter().flat_map(|&value| [value; 4]).collect();
         self.compute.gpu.upload(latents.region(), &even)?;
-        let pixels = self.pixels(latents.region(), (2, 2))?;
+        let pixels = self.decode_pixels(latents.region(), (2, 2))?;
         let count = (pixels.len() / 3) as f32;
         let mut sums = [0.0; 3];
         for pixel in pixels.chunks_exact(3) {
@@ -490,7 +532,7 @@ impl Executor for CudaExecutor {
         let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
         let latents = state.latents.region();
         let (height, width) = (2 * state.patches.rows, 2 * state.patches.columns);
-        let rgb = self.pixels(latents, (height, width))?;
+        let rgb = self.decode_pixels(latents, (height, width))?;
         Pixels::new(8 * width as u32, 8 * height as u32, rgb)
             .map_err(|error| ExecutorError::Failed(error.to_string()))
     }

@@ -222,6 +222,34 @@ impl Gpu {
         Ok(values)
     }
 
+    /// Waits for all work and copies from the GPU: the first bytes of pinned memory.
+    pub(crate) fn download_pinned<'a>(
+        &self,
+        from: Region,
+        to: &'a mut Pinned,
+        bytes: usize,
+    ) -> Result<&'a [u8], GpuError> {
+        from.require(bytes)?;
+        if bytes > to.len() {
+            return Err(GpuError::Bounds(format!(
+                "{bytes} bytes are copied to {}",
+                to.len()
+            )));
+        }
+        // SAFETY: both have room, and the stream is waited for before the destination is read.
+        let status = unsafe {
+            sys::cuMemcpyDtoHAsync_v2(
+                to.pointer().cast(),
+                from.pointer(),
+                bytes,
+                self.stream.cu_stream(),
+            )
+        };
+        status.result()?;
+        self.stream.synchronize()?;
+        Ok(&to.bytes()[..bytes])
+    }
+
     /// Copies within the GPU.
     ///
     /// # Errors

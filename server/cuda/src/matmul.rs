@@ -2,6 +2,7 @@
 
 mod chosen;
 mod plan;
+mod search;
 
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;

@@ -19,8 +19,10 @@ use crate::ops::norm::{Rows, layer_norm, rms_norm};
 use crate::ops::sampler::{Patches, patchify, unpatchify};
 use crate::ops::{BF16, F32};
 use block::BlockWork;
+use half::bf16;
 pub(crate) use modulation::Modulations;
 pub(crate) use weights::Transformer;
+use zimage_core::noise::Generator;
 use zimage_core::rotary::{self, Position, SEQUENCE_MULTIPLE};
 
 /// Epsilon of the last layer's norm.
@@ -125,6 +127,20 @@ impl Transformer {
         let table = layout.take(sizes.joint() * self.config.head_dim() * F32)?;
         self.lay_out(&mut layout, sizes, table)?;
         Ok(layout.used())
+    }
+
+    /// Fills what a forward reads with normal numbers: a card draws less power and is faster on zeros.
+    pub(crate) fn fill(&self, gpu: &Gpu, work: &Work) -> Result<(), GpuError> {
+        let mut numbers = Generator::new(0);
+        for region in [work.latents, work.modulation, work.last_scale] {
+            gpu.upload(region, &numbers.randn(region.bytes() / F32))?;
+        }
+        let caption = numbers.randn(work.caption.bytes() / BF16);
+        let caption: Vec<u16> = caption
+            .into_iter()
+            .map(|number| bf16::from_f32(number).to_bits())
+            .collect();
+        gpu.upload(work.caption, &caption)
     }
 
     /// Puts one forward on the stream. Reads the work's latents, caption and modulation rows; the caption does not

@@ -24,6 +24,8 @@ pub(crate) struct Parts {
     pub(crate) png: Samples,
     /// Prompt to pixels.
     pub(crate) request: Samples,
+    /// Prompt to PNG, over HTTP.
+    pub(crate) http: Samples,
 }
 
 /// Times of the same thing.
@@ -31,7 +33,7 @@ pub(crate) struct Parts {
 pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
-    fn push(&mut self, time: Duration) {
+    pub(crate) fn push(&mut self, time: Duration) {
         self.0.push(time.as_secs_f64());
     }
 
@@ -57,7 +59,7 @@ impl Samples {
 }
 
 /// A prompt of about 64 tokens, whichever the tokenizer; each number makes another one, which no cache knows.
-fn prompt(number: usize, words: usize) -> String {
+pub(crate) fn prompt(number: usize, words: usize) -> String {
     format!("{number:05} {}", "a red fox ".repeat(words))
 }
 
@@ -97,6 +99,7 @@ pub(crate) fn measure(
         decode: Samples::default(),
         png: Samples::default(),
         request: Samples::default(),
+        http: Samples::default(),
     };
     let warm = Instant::now();
     let mut number = 0;

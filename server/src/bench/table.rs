@@ -3,46 +3,43 @@
 use super::parts::{Parts, Samples};
 use serde_json::{Value, json};
 
-/// A line of the table, with the heading before the first.
-pub(crate) fn row(parts: &Parts, first: bool) -> String {
-    let size = format!("{}x{}", parts.width, parts.height);
-    let ms = |samples: &Samples| format!("{:.1}", 1e3 * samples.median());
-    let cells = [
-        size,
+const HEADING: [&str; 13] = [
+    "size", "steps", "tokens", "text", "step", "decode", "p50", "p99", "sd", "png", "http p50",
+    "http p99", "http sd",
+];
+
+/// A table.
+pub(crate) fn text(start_up: f64, measured: &[Parts]) -> String {
+    let line = |cells: [String; 13]| {
+        let cells = cells.iter().map(|cell| format!("{cell:>10}"));
+        cells.collect::<String>() + "\n"
+    };
+    let rows: String = measured.iter().map(|parts| line(row(parts))).collect();
+    format!(
+        "milliseconds; p50, p99 and sd (standard deviation) are from the prompt to pixels, those of http to the PNG\n\
+         {}{rows}ready after {start_up:.1} s",
+        line(HEADING.map(str::to_owned))
+    )
+}
+
+fn row(parts: &Parts) -> [String; 13] {
+    let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
+    let (request, http) = (&parts.request, &parts.http);
+    [
+        format!("{}x{}", parts.width, parts.height),
         parts.steps.to_string(),
         parts.tokens.to_string(),
-        ms(&parts.begin),
-        ms(&parts.step),
-        ms(&parts.decode),
-        ms(&parts.png),
-        ms(&parts.request),
-        format!("{:.1}", 1e3 * parts.request.percentile(0.99)),
-        format!("{:.1}", 1e3 * parts.request.deviation()),
-    ];
-    let heading = [
-        "size",
-        "steps",
-        "tokens",
-        "text",
-        "step",
-        "decode",
-        "png",
-        "p50",
-        "p99",
-        "deviation",
-    ];
-    let line = |cells: Vec<String>| {
-        cells
-            .iter()
-            .map(|cell| format!("{cell:>10}"))
-            .collect::<String>()
-    };
-    let own = line(cells.to_vec());
-    if !first {
-        return own;
-    }
-    let heading = line(heading.map(str::to_owned).to_vec());
-    format!("milliseconds; p50, p99 and deviation are from the prompt to pixels\n{heading}\n{own}")
+        ms(parts.begin.median()),
+        ms(parts.step.median()),
+        ms(parts.decode.median()),
+        ms(request.median()),
+        ms(request.percentile(0.99)),
+        ms(request.deviation()),
+        ms(parts.png.median()),
+        ms(http.median()),
+        ms(http.percentile(0.99)),
+        ms(http.deviation()),
+    ]
 }
 
 /// Everything, in seconds.
@@ -51,7 +48,7 @@ pub(crate) fn json(start_up: f64, measured: &[Parts]) -> Value {
         json!({
             "p50": samples.median(),
             "p99": samples.percentile(0.99),
-            "deviation": samples.deviation(),
+            "sd": samples.deviation(),
         })
     };
     let of_size = |parts: &Parts| {
@@ -60,11 +57,12 @@ pub(crate) fn json(start_up: f64, measured: &[Parts]) -> Value {
             "height": parts.height,
             "num_inference_steps": parts.steps,
             "prompt_tokens": parts.tokens,
-            "begin": samples(&parts.begin),
+            "text": samples(&parts.begin),
             "step": samples(&parts.step),
             "decode": samples(&parts.decode),
+            "pixels": samples(&parts.request),
             "png": samples(&parts.png),
-            "request": samples(&parts.request),
+            "http": samples(&parts.http),
         })
     };
     let sizes: Vec<Value> = measured.iter().map(of_size).collect();

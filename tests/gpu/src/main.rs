@@ -1,8 +1,15 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
-//! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags.
+//! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags; `--figures` prints what
+//! single operations take.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program's output is its result"
+)]
 
+mod figures;
 mod model;
 mod operations;
 mod oracle;
@@ -20,12 +27,29 @@ type OperationTest = fn(&Compute) -> Outcome;
 /// A test of whole models, which open the GPU themselves.
 type ModelTest = fn() -> Outcome;
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this program's output is its result"
-)]
+/// Prints what single operations take, for the sizes of a 1024x1024 and a 512x512 image.
+fn figures() -> ExitCode {
+    let printed = Compute::open(&GpuOptions::default())
+        .map_err(Failed::from)
+        .and_then(|compute| {
+            println!("{}", compute.gpu.properties());
+            [4160, 1088]
+                .iter()
+                .try_for_each(|&tokens| figures::print(&compute, tokens))
+        });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.message().unwrap_or("failed"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--figures") {
+        return figures();
+    }
     let mut arguments = Arguments::from_args();
     // One GPU, and figures of its memory: one test at a time.
     arguments.test_threads = Some(1);

@@ -93,7 +93,6 @@ fn picture(width: u32, height: u32) -> Result<Arc<Pixels>, Failed> {
 }
 
 /// bfloat16 keeps eight bits: images of models of a few layers differ by a few of 256 levels.
-#[expect(clippy::print_stdout, reason = "the figures are read")]
 fn images_are_the_references() -> Outcome {
     let long = "many words ".repeat(30);
     for shape in [Shape::Tiny, Shape::Odd] {

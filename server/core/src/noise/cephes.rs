@@ -3,6 +3,7 @@
 //! `mul_add` stands where PyTorch's compiler fuses: it decides the last bit.
 
 /// Natural logarithm of a positive normal number.
+#[inline(always)]
 pub(super) fn ln(x: f32) -> f32 {
     let bits = x.to_bits();
     let mut exponent = ((bits >> 23) as i32 - 0x7e) as f32;
@@ -34,6 +35,7 @@ pub(super) fn ln(x: f32) -> f32 {
 }
 
 /// Sine and cosine of a number that is not negative.
+#[inline(always)]
 pub(super) fn sin_cos(x: f32) -> (f32, f32) {
     // Octant, made even.
     let octant = ((x * std::f32::consts::FRAC_2_PI * 2.0) as i32 + 1) & !1;

@@ -56,8 +56,19 @@ impl CudaExecutor {
         Ok(text + self.transformer.refine_bytes(tokens)?)
     }
 
+    /// The captions of a prompt and, with guidance, of the negative prompt.
+    pub(super) fn captions_of(
+        &mut self,
+        prompt: &[u32],
+        negative: Option<&[u32]>,
+    ) -> Result<(Arc<Caption>, Option<Arc<Caption>>), GpuError> {
+        let caption = self.caption(prompt)?;
+        let negative = negative.map(|ids| self.caption(ids)).transpose()?;
+        Ok((caption, negative))
+    }
+
     /// The caption of a prompt's tokens.
-    pub(super) fn caption(&mut self, ids: &[u32]) -> Result<Arc<Caption>, GpuError> {
+    fn caption(&mut self, ids: &[u32]) -> Result<Arc<Caption>, GpuError> {
         if let Some(known) = self.captions.find(ids) {
             return Ok(known);
         }

@@ -57,8 +57,8 @@ impl Plan {
         let gpu = &compute.gpu;
         let table = transformer.table_of(gpu, sizes)?;
         let work = transformer.lay_out(&mut Layout::over(arena), sizes, table.region())?;
-        // Chooses algorithms and builds plans, which cannot be recorded. It computes with whatever is in the arena.
-        gpu.clear(arena)?;
+        // Chooses algorithms and builds plans, which cannot be recorded.
+        transformer.fill(gpu, &work)?;
         transformer.forward(compute, &work)?;
         gpu.synchronize()?;
         let graph = match gpu.capture(|| transformer.forward(compute, &work)) {

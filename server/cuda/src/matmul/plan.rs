@@ -1,7 +1,7 @@
 //! One product's description and algorithm.
 
 use super::chosen::Chosen;
-use super::{Output, Product, WORKSPACE};
+use super::{Output, Product, WORKSPACE, search};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
@@ -9,15 +9,25 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::sys::CUevent_flags;
 use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
-/// Algorithms that are compared.
-const CANDIDATES: usize = 8;
+/// Algorithms that the library's heuristics are asked for.
+const OFFERED: usize = 8;
 
 /// Products of fewer multiplications take the first algorithm: their time is the launch.
 const WORTH_TUNING: usize = 1 << 30;
 
-/// Runs of each algorithm: the first is not counted.
-const RUNS: usize = 6;
+/// Products of fewer multiplications take the best of what the heuristics offer; for larger ones everything is tried.
+const WORTH_SEARCHING: usize = 1 << 33;
+
+/// Algorithms that are timed again, in turns, on a card that is as hot as under load.
+const FINALISTS: usize = 12;
+
+/// Turns of the finalists.
+const TURNS: usize = 12;
+
+/// How long the card computes before the turns.
+const HEAT: Duration = Duration::from_millis(1500);
 
 /// What a product is computed of.
 pub(super) struct Operands {
@@ -59,21 +69,19 @@ impl Plan {
                 algorithm,
             });
         }
-        let candidates = description.candidates(operands.handle)?;
-        let tuned = product.m * product.n * product.k >= WORTH_TUNING && candidates.len() > 1;
-        let mut best = (f32::INFINITY, candidates[0]);
-        if tuned {
-            for &algorithm in &candidates {
-                let time = description.time(gpu, operands, &algorithm)?;
-                if time < best.0 {
-                    best = (time, algorithm);
-                }
-            }
-            chosen.set(key, best.1);
+        let offered = description.offered(operands.handle)?;
+        let size = product.m * product.n * product.k;
+        if size < WORTH_TUNING {
+            return Ok(Self {
+                description,
+                algorithm: offered[0],
+            });
         }
+        let algorithm = description.fastest(gpu, operands, offered, size >= WORTH_SEARCHING)?;
+        chosen.set(key, algorithm);
         Ok(Self {
             description,
-            algorithm: best.1,
+            algorithm,
         })
     }
 
@@ -84,7 +92,8 @@ impl Plan {
 
 /// Row-major y = x * weight^T is what cuBLASLt, which counts by columns, calls the product of the transposed weight
 /// and x.
-struct Description {
+pub(super) struct Description {
+    stored: sys::cudaDataType_t,
     product: sys::cublasLtMatmulDesc_t,
     weight: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
@@ -118,6 +127,7 @@ impl Description {
         };
         let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
         let description = Self {
+            stored,
             product: result::create_matmul_desc(
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 sys::cudaDataType_t::CUDA_R_32F,
@@ -154,8 +164,52 @@ impl Description {
         .map_err(failed("cublasLtMatmulDescSetAttribute"))
     }
 
+    /// How y is stored.
+    pub(super) const fn stored(&self) -> sys::cudaDataType_t {
+        self.stored
+    }
+
+    /// The fastest of the algorithms that the library offers and, with `search`, of all that there are.
+    fn fastest(
+        &self,
+        gpu: &Gpu,
+        operands: &Operands,
+        mut candidates: Vec<sys::cublasLtMatmulAlgo_t>,
+        search: bool,
+    ) -> Result<sys::cublasLtMatmulAlgo_t, GpuError> {
+        if search {
+            candidates.extend(search::all(operands.handle, self));
+        }
+        let mut timed = Vec::with_capacity(candidates.len());
+        for algorithm in candidates {
+            // What is accepted and then refused is no candidate.
+            if let Ok(time) = self.time(gpu, operands, &algorithm, 2) {
+                timed.push((time, algorithm));
+            }
+        }
+        timed.sort_by(|one, other| one.0.total_cmp(&other.0));
+        timed.truncate(FINALISTS);
+        let Some(&(_, first)) = timed.first() else {
+            return Err(GpuError::library("cublasLtMatmul", "no algorithm computes"));
+        };
+        if search {
+            let began = Instant::now();
+            while began.elapsed() < HEAT {
+                self.time(gpu, operands, &first, 50)?;
+            }
+        }
+        timed.iter_mut().for_each(|entry| entry.0 = 0.0);
+        for _ in 0..TURNS {
+            for (total, algorithm) in &mut timed {
+                *total += self.time(gpu, operands, algorithm, 4)?;
+            }
+        }
+        let best = timed.iter().min_by(|one, other| one.0.total_cmp(&other.0));
+        Ok(best.map_or(first, |&(_, algorithm)| algorithm))
+    }
+
     /// The algorithms that the library offers, the one it thinks fastest first; at least one.
-    fn candidates(
+    fn offered(
         &self,
         handle: sys::cublasLtHandle_t,
     ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, GpuError> {
@@ -173,7 +227,7 @@ impl Description {
         };
         // SAFETY: the structure is plain numbers, for which zeros are valid.
         let empty: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
-        let (mut found, mut count) = (vec![empty; CANDIDATES], 0);
+        let (mut found, mut count) = (vec![empty; OFFERED], 0);
         // SAFETY: every description is alive, and the results have room for as many as are asked for.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
@@ -184,7 +238,7 @@ impl Description {
                 self.y,
                 self.y,
                 preference,
-                CANDIDATES as i32,
+                OFFERED as i32,
                 found.as_mut_ptr(),
                 &mut count,
             )
@@ -207,7 +261,7 @@ impl Description {
     }
 
     /// Whether the library can compute this with an algorithm that was remembered.
-    fn accepts(
+    pub(super) fn accepts(
         &self,
         handle: sys::cublasLtHandle_t,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -230,12 +284,13 @@ impl Description {
         status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && needs.workspaceSize <= WORKSPACE
     }
 
-    /// Milliseconds of a product, which is computed.
+    /// Milliseconds of a product that is computed so many times, after one that does not count.
     fn time(
         &self,
         gpu: &Gpu,
         operands: &Operands,
         algorithm: &sys::cublasLtMatmulAlgo_t,
+        runs: usize,
     ) -> Result<f32, GpuError> {
         let event = || {
             gpu.stream()
@@ -245,7 +300,7 @@ impl Description {
         let (start, end) = (event()?, event()?);
         self.run(gpu, operands, algorithm)?;
         start.record(gpu.stream())?;
-        for _ in 1..RUNS {
+        for _ in 0..runs {
             self.run(gpu, operands, algorithm)?;
         }
         end.record(gpu.stream())?;
