@@ -2,7 +2,6 @@
 
 mod chosen;
 mod plan;
-mod search;
 
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;

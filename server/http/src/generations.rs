@@ -9,14 +9,15 @@ use crate::encode::{ImageFormat, encode};
 use crate::error::ApiError;
 use crate::json_body::JsonBody;
 use answer::Answer;
-use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use body::Wish;
 use futures::future::try_join_all;
+use serde::Serialize;
 use zimage_engine::{Generated, Ticket};
 
 /// Makes the images of one request.
@@ -44,7 +45,8 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     };
     let tickets = app.engine()?.submit(requests)?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
-    let mut response = Json(Answer::new(&first, &images, format)).into_response();
+    let answer = Answer::new(&first, &images, format);
+    let mut response = json(&answer, answer.room())?;
     let headers = response.headers_mut();
     headers.insert(
         "x-zimage-model",
@@ -52,6 +54,17 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     );
     headers.insert("x-zimage-seed", HeaderValue::from(first.noise.seed));
     Ok(response)
+}
+
+/// A body of JSON. Its room is taken at once: an image has megabytes.
+fn json(answer: &impl Serialize, room: usize) -> Result<Response, ApiError> {
+    let mut body = Vec::with_capacity(room);
+    serde_json::to_writer(&mut body, answer).map_err(|error| {
+        let message = format!("failed to write the answer: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })?;
+    let kind = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([kind], body).into_response())
 }
 
 /// One image and its file in base64.

@@ -120,7 +120,7 @@ impl Server {
              content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         stream.write_all((head + body).as_bytes())?;
-        let mut answer = Vec::new();
+        let mut answer = Vec::with_capacity(32 << 20);
         stream.read_to_end(&mut answer)?;
         let took = began.elapsed();
         if answer.starts_with(b"HTTP/1.1 200") {

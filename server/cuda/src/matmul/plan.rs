@@ -1,7 +1,7 @@
 //! One product's description and algorithm.
 
 use super::chosen::Chosen;
-use super::{Output, Product, WORKSPACE, search};
+use super::{Output, Product, WORKSPACE};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
@@ -17,17 +17,14 @@ const OFFERED: usize = 8;
 /// Products of fewer multiplications take the first algorithm: their time is the launch.
 const WORTH_TUNING: usize = 1 << 30;
 
-/// Products of fewer multiplications take the best of what the heuristics offer; for larger ones everything is tried.
-const WORTH_SEARCHING: usize = 1 << 33;
+/// Products of fewer multiplications are compared on the card as it is; larger ones when it is as hot as under load.
+const WORTH_HEATING: usize = 1 << 34;
 
-/// Algorithms that are timed again, in turns, on a card that is as hot as under load.
-const FINALISTS: usize = 12;
-
-/// Turns of the finalists.
+/// Turns in which the algorithms are timed.
 const TURNS: usize = 12;
 
 /// How long the card computes before the turns.
-const HEAT: Duration = Duration::from_millis(1500);
+const HEAT: Duration = Duration::from_millis(500);
 
 /// What a product is computed of.
 pub(super) struct Operands {
@@ -77,7 +74,7 @@ impl Plan {
                 algorithm: offered[0],
             });
         }
-        let algorithm = description.fastest(gpu, operands, offered, size >= WORTH_SEARCHING)?;
+        let algorithm = description.fastest(gpu, operands, &offered, size >= WORTH_HEATING)?;
         chosen.set(key, algorithm);
         Ok(Self {
             description,
@@ -92,8 +89,7 @@ impl Plan {
 
 /// Row-major y = x * weight^T is what cuBLASLt, which counts by columns, calls the product of the transposed weight
 /// and x.
-pub(super) struct Description {
-    stored: sys::cudaDataType_t,
+struct Description {
     product: sys::cublasLtMatmulDesc_t,
     weight: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
@@ -127,7 +123,6 @@ impl Description {
         };
         let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
         let description = Self {
-            stored,
             product: result::create_matmul_desc(
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 sys::cudaDataType_t::CUDA_R_32F,
@@ -164,48 +159,31 @@ impl Description {
         .map_err(failed("cublasLtMatmulDescSetAttribute"))
     }
 
-    /// How y is stored.
-    pub(super) const fn stored(&self) -> sys::cudaDataType_t {
-        self.stored
-    }
-
-    /// The fastest of the algorithms that the library offers and, with `search`, of all that there are.
+    /// The fastest of some algorithms, which take turns: what the card's clock does meanwhile concerns all of them.
     fn fastest(
         &self,
         gpu: &Gpu,
         operands: &Operands,
-        mut candidates: Vec<sys::cublasLtMatmulAlgo_t>,
-        search: bool,
+        algorithms: &[sys::cublasLtMatmulAlgo_t],
+        heat: bool,
     ) -> Result<sys::cublasLtMatmulAlgo_t, GpuError> {
-        if search {
-            candidates.extend(search::all(operands.handle, self));
+        let first = algorithms[0];
+        let began = Instant::now();
+        while heat && began.elapsed() < HEAT {
+            self.time(gpu, operands, &first, 20)?;
         }
-        let mut timed = Vec::with_capacity(candidates.len());
-        for algorithm in candidates {
-            // What is accepted and then refused is no candidate.
-            if let Ok(time) = self.time(gpu, operands, &algorithm, 2) {
-                timed.push((time, algorithm));
-            }
-        }
-        timed.sort_by(|one, other| one.0.total_cmp(&other.0));
-        timed.truncate(FINALISTS);
-        let Some(&(_, first)) = timed.first() else {
-            return Err(GpuError::library("cublasLtMatmul", "no algorithm computes"));
-        };
-        if search {
-            let began = Instant::now();
-            while began.elapsed() < HEAT {
-                self.time(gpu, operands, &first, 50)?;
-            }
-        }
-        timed.iter_mut().for_each(|entry| entry.0 = 0.0);
+        let mut totals = vec![0.0; algorithms.len()];
         for _ in 0..TURNS {
-            for (total, algorithm) in &mut timed {
-                *total += self.time(gpu, operands, algorithm, 4)?;
+            for (total, algorithm) in totals.iter_mut().zip(algorithms) {
+                // What is offered and then refused is never the fastest.
+                *total += self
+                    .time(gpu, operands, algorithm, 4)
+                    .unwrap_or(f32::INFINITY);
             }
         }
-        let best = timed.iter().min_by(|one, other| one.0.total_cmp(&other.0));
-        Ok(best.map_or(first, |&(_, algorithm)| algorithm))
+        let timed = totals.iter().zip(algorithms);
+        let best = timed.min_by(|(one, _), (other, _)| one.total_cmp(other));
+        Ok(best.map_or(first, |(_, &algorithm)| algorithm))
     }
 
     /// The algorithms that the library offers, the one it thinks fastest first; at least one.
@@ -261,7 +239,7 @@ impl Description {
     }
 
     /// Whether the library can compute this with an algorithm that was remembered.
-    pub(super) fn accepts(
+    fn accepts(
         &self,
         handle: sys::cublasLtHandle_t,
         algorithm: &sys::cublasLtMatmulAlgo_t,

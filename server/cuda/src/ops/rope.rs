@@ -55,9 +55,9 @@ pub fn norm_and_rotate(
 ) -> Result<(), GpuError> {
     rows.require(heads.bytes())?;
     table.require(heads.tokens * heads.width * F32)?;
-    if !heads.width.is_multiple_of(8) {
+    if !heads.width.is_multiple_of(8) || heads.width > 256 {
         return Err(GpuError::Bounds(format!(
-            "a head of {} numbers is no multiple of eight",
+            "a head of {} numbers is no multiple of eight up to 256",
             heads.width
         )));
     }
@@ -76,20 +76,23 @@ pub fn norm_and_rotate(
         heads.width,
     ]
     .map(|size| size as i32);
+    // A block takes a token, or a warp a token and head.
+    let lanes = if heads.width <= 128 { 16 } else { 32 };
     let warps = heads.tokens * (heads.heads + heads.kv_heads);
-    let mut launch = gpu.kernel(match pairs {
-        Pairs::Interleaved => "qk_norm_rope_interleaved",
-        Pairs::Halves => "qk_norm_rope_halves",
-    })?;
-    launch.arg(&rows).arg(&q).arg(&k).arg(&table).arg(&tokens);
+    let (kernel, own, blocks) = match pairs {
+        Pairs::Interleaved => ("qk_norm_rope_interleaved", lanes, heads.tokens),
+        Pairs::Halves => ("qk_norm_rope_halves", tokens, warps.div_ceil(THREADS / 32)),
+    };
+    let mut launch = gpu.kernel(kernel)?;
+    launch.arg(&rows).arg(&q).arg(&k).arg(&table).arg(&own);
     launch
         .arg(&q_heads)
         .arg(&k_heads)
         .arg(&row)
         .arg(&width)
         .arg(&eps);
-    // SAFETY: the arguments are the kernel's; it stops behind the last token, and rows, weights and table hold every
-    // head of every token, as checked above.
-    unsafe { launch.launch(grid(warps.div_ceil(THREADS / 32), THREADS)) }?;
+    // SAFETY: the arguments are the kernel's; there is a block for each token, or it stops behind the last; rows, weights
+    // and table hold every head of every token, as checked above.
+    unsafe { launch.launch(grid(blocks, THREADS)) }?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use zimage_core::pixels::Pixels;
 const LEAST_STRIP: usize = 64 << 10;
 
 /// More threads compress no faster than the rest of an answer takes.
-const MOST_STRIPS: usize = 8;
+const MOST_STRIPS: usize = 16;
 
 /// PNG's filter type "sub": the difference to the pixel on the left. It needs no other strip.
 const SUB: u8 = 1;

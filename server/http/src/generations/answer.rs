@@ -74,6 +74,14 @@ impl<'a> Answer<'a> {
     }
 }
 
+impl Answer<'_> {
+    /// Bytes that the answer has at most.
+    pub(super) fn room(&self) -> usize {
+        let images = self.data.iter().map(|image| image.b64_json.len() + 64);
+        images.sum::<usize>() + 1024
+    }
+}
+
 impl Usage {
     fn of_text(tokens: u32) -> Self {
         Self {
