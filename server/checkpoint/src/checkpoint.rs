@@ -1,5 +1,9 @@
 //! A model's folder, opened.
 
+mod omni;
+
+pub use omni::Siglip;
+
 use crate::component::Component;
 use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::error::CheckpointError;
@@ -20,8 +24,9 @@ pub struct Checkpoint {
     transformer: TransformerConfig,
     vae: VaeConfig,
     scheduler: SchedulerConfig,
+    siglip: Option<Siglip>,
     /// In the order of [`Component::ALL`].
-    weights: [Weights; 3],
+    weights: Vec<Weights>,
     prompts: Arc<PromptEncoder>,
 }
 
@@ -46,7 +51,8 @@ impl Checkpoint {
     fn open_parts(dir: &Path, transformer_file: Option<&Path>) -> Result<Self, CheckpointError> {
         let index = dir.join("model_index.json");
         let class = read::json::<Value>(&index)?["_class_name"].clone();
-        if class != "ZImagePipeline" {
+        let omni = class == "ZImageOmniPipeline";
+        if class != "ZImagePipeline" && !omni {
             let problem = format!("the model's pipeline is {class}; \"ZImagePipeline\" is needed");
             return Err(CheckpointError::new(index, problem));
         }
@@ -63,14 +69,12 @@ impl Checkpoint {
             validate::text_encoder,
         )?;
         let transformer_path = dir.join("transformer/config.json");
-        let transformer: TransformerConfig = config(
-            &transformer_path,
-            &[
-                ("_class_name", json!("ZImageTransformer2DModel")),
-                ("siglip_feat_dim", Value::Null),
-            ],
-            validate::transformer,
-        )?;
+        let mut known = vec![("_class_name", json!("ZImageTransformer2DModel"))];
+        if !omni {
+            known.push(("siglip_feat_dim", Value::Null));
+        }
+        let transformer: TransformerConfig =
+            config(&transformer_path, &known, validate::transformer)?;
         let vae: VaeConfig = config(
             &dir.join("vae/config.json"),
             &[
@@ -98,20 +102,26 @@ impl Checkpoint {
         )?;
         fit(&text_encoder, &transformer, &vae)
             .map_err(|problem| CheckpointError::new(transformer_path, problem))?;
+        let siglip = omni.then(|| Siglip::open(dir, &transformer)).transpose()?;
+        let mut weights = vec![
+            Weights::open(dir, Component::TextEncoder)?,
+            match transformer_file {
+                Some(file) => Weights::open_transformer_file(file)?,
+                None => Weights::open(dir, Component::Transformer)?,
+            },
+            Weights::open(dir, Component::Vae)?,
+        ];
+        if siglip.is_some() {
+            weights.push(Weights::open(dir, Component::Siglip)?);
+        }
         Ok(Self {
             dir: dir.to_owned(),
             text_encoder,
             transformer,
             vae,
             scheduler,
-            weights: [
-                Weights::open(dir, Component::TextEncoder)?,
-                match transformer_file {
-                    Some(file) => Weights::open_transformer_file(file)?,
-                    None => Weights::open(dir, Component::Transformer)?,
-                },
-                Weights::open(dir, Component::Vae)?,
-            ],
+            siglip,
+            weights,
             prompts: Arc::new(PromptEncoder::open(dir)?),
         })
     }
@@ -141,6 +151,16 @@ impl Checkpoint {
         &self.scheduler
     }
 
+    /// What only an Omni model has. `None`: the model takes no condition images.
+    pub const fn siglip(&self) -> Option<&Siglip> {
+        self.siglip.as_ref()
+    }
+
+    /// The components that this model has.
+    pub fn components(&self) -> &'static [Component] {
+        &Component::ALL[..self.weights.len()]
+    }
+
     /// A tensor by the name that [`layout`] gives it.
     ///
     /// # Errors
@@ -150,12 +170,22 @@ impl Checkpoint {
         component: Component,
         name: &str,
     ) -> Result<TensorView<'_>, CheckpointError> {
-        self.weights[component as usize].tensor(name)
+        let problem = || {
+            format!(
+                "the model has no {}: it is no Omni model",
+                component.folder()
+            )
+        };
+        self.weights
+            .get(component as usize)
+            .ok_or_else(|| CheckpointError::new(&self.dir, problem()))?
+            .tensor(name)
     }
 
     /// The file that holds the tensor, or should.
     pub fn path_of(&self, component: Component, name: &str) -> &Path {
-        self.weights[component as usize].path_of(name)
+        let weights = self.weights.get(component as usize);
+        weights.map_or(&self.dir, |weights| weights.path_of(name))
     }
 
     /// A tensor that must have this shape.
@@ -198,6 +228,9 @@ impl Checkpoint {
             Component::TextEncoder => layout::text_encoder(&self.text_encoder),
             Component::Transformer => layout::transformer(&self.transformer),
             Component::Vae => layout::vae(&self.vae),
+            Component::Siglip => {
+                (self.siglip.as_ref()).map_or_else(Vec::new, |siglip| layout::siglip(&siglip.tower))
+            }
         }
     }
 
@@ -206,7 +239,7 @@ impl Checkpoint {
     /// # Errors
     /// Names the first tensor that is missing or does not fit, and its file.
     pub fn verify(&self) -> Result<(), CheckpointError> {
-        for component in Component::ALL {
+        for &component in self.components() {
             for Expected { name, shape } in self.expected(component) {
                 self.tensor_of_shape(component, &name, &shape)?;
             }

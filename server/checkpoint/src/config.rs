@@ -1,5 +1,9 @@
 //! The `config.json` files of a checkpoint's components, as diffusers and transformers write them.
 
+mod siglip;
+
+pub use siglip::{SiglipConfig, SiglipProcessorConfig};
+
 use serde::{Deserialize, Serialize};
 
 /// `text_encoder/config.json`: a Qwen3 decoder.
@@ -71,6 +75,9 @@ pub struct TransformerConfig {
     pub qk_norm: bool,
     /// Width of the text encoder's hidden states.
     pub cap_feat_dim: usize,
+    /// Width of the vision tower's hidden states. `None`: the model takes no condition images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub siglip_feat_dim: Option<usize>,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
     /// Factor on the time before it is embedded.

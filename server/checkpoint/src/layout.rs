@@ -1,5 +1,9 @@
 //! The names and shapes of the tensors that a component's configuration implies, as diffusers and transformers save them.
 
+mod siglip;
+
+pub use siglip::siglip;
+
 use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 
 /// A tensor that must be there.
@@ -84,6 +88,14 @@ pub fn transformer(config: &TransformerConfig) -> Vec<Expected> {
     }
     for i in 0..config.n_layers {
         transformer_block(&mut names, config, &format!("layers.{i}"), true);
+    }
+    if let Some(features) = config.siglip_feat_dim {
+        names.weight("siglip_embedder.0", &[features]);
+        names.weight_and_bias("siglip_embedder.1", &[dim, features]);
+        names.add("siglip_pad_token".to_owned(), &[1, dim]);
+        for i in 0..config.n_refiner_layers {
+            transformer_block(&mut names, config, &format!("siglip_refiner.{i}"), false);
+        }
     }
     names.tensors
 }

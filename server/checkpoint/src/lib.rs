@@ -25,7 +25,7 @@ mod validate;
 mod weights;
 mod write;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Siglip};
 pub use component::Component;
 pub use error::CheckpointError;
 pub use make_model::make_model;

@@ -1,5 +1,6 @@
 //! Writes tiny models with random weights in the layout of the released ones.
 
+mod siglip;
 mod tokenizer;
 mod weights;
 
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Writes a tiny model with random weights into a folder, which is created when it is missing.
 ///
 /// The files are the same bit for bit for the same shape and seed, on every machine. diffusers loads them with
-/// `ZImagePipeline.from_pretrained`. `model_index.json` is written last: a folder that has it is complete. Writing the
+/// `ZImagePipeline.from_pretrained`, an Omni model with `ZImageOmniPipeline.from_pretrained`. `model_index.json` is written last: a folder that has it is complete. Writing the
 /// same model again changes nothing.
 ///
 /// # Errors
@@ -52,6 +53,10 @@ pub fn make_model(dir: &Path, shape: Shape, seed: u64) -> Result<(), CheckpointE
     };
     weights.write(dir, config, &tensors, spec.vae_storage)?;
 
+    if let Some(siglip) = &spec.siglip {
+        siglip::write(dir, siglip, seed)?;
+    }
+
     let scheduler = with(
         &spec.scheduler,
         json!({
@@ -63,18 +68,19 @@ pub fn make_model(dir: &Path, shape: Shape, seed: u64) -> Result<(), CheckpointE
         &dir.join("scheduler/scheduler_config.json"),
         &json_file(scheduler),
     )?;
-    write_once(
-        &dir.join("model_index.json"),
-        &json_file(json!({
-            "_class_name": "ZImagePipeline",
-            "_diffusers_version": "0.36.0",
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-            "text_encoder": ["transformers", "Qwen3Model"],
-            "tokenizer": ["transformers", "Qwen2Tokenizer"],
-            "transformer": ["diffusers", "ZImageTransformer2DModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        })),
-    )
+    let mut index = json!({
+        "_class_name": "ZImagePipeline",
+        "_diffusers_version": "0.36.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3Model"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "transformer": ["diffusers", "ZImageTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    });
+    if spec.siglip.is_some() {
+        index = with(&index, siglip::index());
+    }
+    write_once(&dir.join("model_index.json"), &json_file(index))
 }
 
 fn text_encoder(spec: &Spec) -> (Value, Vec<Expected>) {

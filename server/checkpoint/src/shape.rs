@@ -1,6 +1,10 @@
 //! The sizes of the tiny models that `make-model` writes.
 
-use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::checkpoint::Siglip;
+use crate::config::{
+    SchedulerConfig, SiglipConfig, SiglipProcessorConfig, TextEncoderConfig, TransformerConfig,
+    VaeConfig,
+};
 use safetensors::Dtype;
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +18,13 @@ pub enum Shape {
     Odd,
     /// The released models' sizes in bfloat16: 20 GB, to measure speed with.
     Full,
+    /// As tiny, and takes condition images: `ZImageOmniPipeline`.
+    Omni,
 }
 
 /// No shape has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no model shape is called {0:?}: the shapes are \"tiny\", \"odd\" and \"full\"")]
+#[error("no model shape is called {0:?}: the shapes are \"tiny\", \"odd\", \"full\" and \"omni\"")]
 pub struct UnknownShape(String);
 
 impl FromStr for Shape {
@@ -29,6 +35,7 @@ impl FromStr for Shape {
             "tiny" => Ok(Self::Tiny),
             "odd" => Ok(Self::Odd),
             "full" => Ok(Self::Full),
+            "omni" => Ok(Self::Omni),
             _ => Err(UnknownShape(name.to_owned())),
         }
     }
@@ -40,6 +47,7 @@ impl fmt::Display for Shape {
             Self::Tiny => "tiny",
             Self::Odd => "odd",
             Self::Full => "full",
+            Self::Omni => "omni",
         })
     }
 }
@@ -63,6 +71,8 @@ pub(crate) struct Spec {
     pub(crate) vae: VaeConfig,
     pub(crate) vae_storage: Storage,
     pub(crate) scheduler: SchedulerConfig,
+    /// Only an Omni model's; float32, one file.
+    pub(crate) siglip: Option<Siglip>,
 }
 
 impl Shape {
@@ -72,6 +82,7 @@ impl Shape {
             Self::Tiny => tiny(),
             Self::Odd => odd(),
             Self::Full => full(),
+            Self::Omni => omni(),
         }
     }
 }
@@ -107,6 +118,7 @@ fn tiny() -> Spec {
             norm_eps: 1e-5,
             qk_norm: true,
             cap_feat_dim: 64,
+            siglip_feat_dim: None,
             rope_theta: 256.0,
             t_scale: 1000.0,
             axes_dims: vec![8, 12, 12],
@@ -129,6 +141,36 @@ fn tiny() -> Spec {
             shift: 3.0,
             use_dynamic_shifting: false,
         },
+        siglip: None,
+    }
+}
+
+fn omni() -> Spec {
+    let tiny = tiny();
+    let siglip = Siglip {
+        tower: SiglipConfig {
+            hidden_size: 48,
+            intermediate_size: 80,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            patch_size: 8,
+            // Images have more patches in one direction and fewer in the other: positions are stretched and shrunk.
+            num_patches: 36,
+            ..SiglipConfig::default()
+        },
+        processor: SiglipProcessorConfig {
+            patch_size: 8,
+            max_num_patches: 40,
+            ..SiglipProcessorConfig::default()
+        },
+    };
+    Spec {
+        transformer: TransformerConfig {
+            siglip_feat_dim: Some(siglip.tower.hidden_size),
+            ..tiny.transformer
+        },
+        siglip: Some(siglip),
+        ..tiny
     }
 }
 
@@ -138,6 +180,7 @@ fn odd() -> Spec {
         transformer,
         vae,
         scheduler,
+        siglip,
         ..
     } = tiny();
     Spec {
@@ -181,6 +224,7 @@ fn odd() -> Spec {
             shards: 1,
         },
         scheduler,
+        siglip,
     }
 }
 
@@ -227,6 +271,7 @@ fn full() -> Spec {
         },
         vae_storage: in_files(1),
         scheduler,
+        siglip: None,
     }
 }
 

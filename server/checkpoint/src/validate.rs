@@ -1,5 +1,7 @@
 //! What the configurations must hold before anything is computed from them.
 
+pub(crate) mod siglip;
+
 use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
 use serde_json::Value;
 
