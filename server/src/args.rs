@@ -155,6 +155,9 @@ pub(crate) struct Generate {
     /// How much of the image is replaced, above 0 to 1.
     #[arg(long, requires = "image", default_value_t = 0.6)]
     pub(crate) strength: f32,
+    /// Condition image that the prompt speaks about, of any size; several are given one by one. Needs an Omni model.
+    #[arg(long = "reference", conflicts_with = "image")]
+    pub(crate) references: Vec<PathBuf>,
     /// What the PNG tells about how it was made.
     #[arg(long, value_enum, default_value_t = Metadata::Full)]
     pub(crate) metadata: Metadata,
@@ -205,7 +208,8 @@ pub(crate) struct Verify {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MakeModel {
-    /// Shape of the model: tiny, odd (sizes that divide badly), or full (the released size, 20 GB).
+    /// Shape of the model: tiny, odd (sizes that divide badly), full (the released size, 20 GB), or omni (takes condition
+    /// images).
     #[arg(long, default_value = "tiny")]
     pub(crate) shape: Shape,
     /// Seed of the weights.

@@ -67,6 +67,9 @@ fn requests(args: &Generate) -> Result<Vec<ImageRequest>, Failure> {
             count: args.num_images,
         },
         init: init_image(args)?,
+        references: (args.references.iter())
+            .map(|path| open(path))
+            .collect::<Result<_, _>>()?,
     };
     Limits::default()
         .check(&request)
@@ -98,17 +101,25 @@ fn init_image(args: &Generate) -> Result<Option<InitImage>, Failure> {
 
 /// An image file of the width and height asked for.
 fn read(path: &Path, args: &Generate) -> Result<Arc<Pixels>, Failure> {
+    let pixels = open(path)?;
+    let (width, height) = (pixels.width(), pixels.height());
+    if (width, height) != (args.width, args.height) {
+        let (wanted, high) = (args.width, args.height);
+        return Err(Failure::Unsupported(format!(
+            "{}: it is {width}x{height}, and --width and --height say {wanted}x{high}",
+            path.display()
+        )));
+    }
+    Ok(pixels)
+}
+
+/// An image file of any size.
+fn open(path: &Path) -> Result<Arc<Pixels>, Failure> {
     let fault = |error: String| Failure::Unsupported(format!("{}: {error}", path.display()));
     let image = image::open(path)
         .map_err(|error| fault(error.to_string()))?
         .to_rgb8();
     let (width, height) = image.dimensions();
-    if (width, height) != (args.width, args.height) {
-        let (wanted, high) = (args.width, args.height);
-        return Err(fault(format!(
-            "it is {width}x{height}, and --width and --height say {wanted}x{high}"
-        )));
-    }
     let pixels =
         Pixels::new(width, height, image.into_raw()).map_err(|error| fault(error.to_string()))?;
     Ok(Arc::new(pixels))

@@ -110,7 +110,26 @@ impl PromptEncoder {
     /// # Errors
     /// When the template or the tokenizer fails.
     pub fn encode(&self, prompt: &str) -> Result<EncodedPrompt, CheckpointError> {
-        let text = self.render(prompt)?;
+        self.tokens(self.render(prompt)?)
+    }
+
+    /// The token ids of the parts of an Omni model's prompt: one before each of `references` condition images, one before
+    /// the image that is made, and one behind it. Without condition images it is a single part.
+    ///
+    /// diffusers' `ZImageOmniPipeline` writes the template itself and cuts each part to [`MAX_TOKENS`].
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_parts(
+        &self,
+        prompt: &str,
+        references: usize,
+    ) -> Result<Vec<EncodedPrompt>, CheckpointError> {
+        let parts = omni_parts(prompt, references).into_iter();
+        parts.map(|part| self.tokens(part)).collect()
+    }
+
+    fn tokens(&self, text: String) -> Result<EncodedPrompt, CheckpointError> {
         let encoding =
             self.tokenizer
                 .encode_fast(text, true)
@@ -123,5 +142,38 @@ impl PromptEncoder {
             ids: ids.iter().take(MAX_TOKENS).copied().collect(),
             truncated: ids.len() > MAX_TOKENS,
         })
+    }
+}
+
+/// An Omni model's prompt between the images.
+fn omni_parts(prompt: &str, references: usize) -> Vec<String> {
+    let answer = format!("{prompt}<|im_end|>\n<|im_start|>assistant\n");
+    if references == 0 {
+        return vec![format!("<|im_start|>user\n{answer}")];
+    }
+    let mut parts = vec!["<|im_start|>user\n<|vision_start|>".to_owned()];
+    parts.resize(references, "<|vision_end|><|vision_start|>".to_owned());
+    parts.push(format!("<|vision_end|>{answer}<|vision_start|>"));
+    parts.push("<|vision_end|><|im_end|>".to_owned());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::omni_parts;
+
+    #[test]
+    fn omni_prompt_leaves_a_place_for_each_image() {
+        assert_eq!(
+            omni_parts("a cat", 0).concat(),
+            "<|im_start|>user\na cat<|im_end|>\n<|im_start|>assistant\n"
+        );
+        let parts = omni_parts("a cat", 2);
+        assert_eq!(parts.len(), 4);
+        assert_eq!(
+            parts.join("#"),
+            "<|im_start|>user\n<|vision_start|>#<|vision_end|><|vision_start|>#<|vision_end|>a cat<|im_end|>\n\
+             <|im_start|>assistant\n<|vision_start|>#<|vision_end|><|im_end|>"
+        );
     }
 }

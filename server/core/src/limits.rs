@@ -40,6 +40,8 @@ pub struct Limits {
     pub max_guidance_scale: f32,
     /// Most images of one request.
     pub max_images: u32,
+    /// Most condition images of one image.
+    pub max_references: usize,
     /// Longest prompt in bytes. The text encoder sees 512 tokens of it; this bounds what is tokenized.
     pub max_prompt_bytes: usize,
 }
@@ -53,6 +55,7 @@ impl Default for Limits {
             max_steps: 100,
             max_guidance_scale: 20.0,
             max_images: 10,
+            max_references: 4,
             max_prompt_bytes: 32 << 10,
         }
     }
@@ -93,6 +96,14 @@ impl Limits {
                 self.max_steps, request.num_inference_steps
             );
             return Err(InvalidRequest::new("num_inference_steps", message));
+        }
+        if request.references.len() > self.max_references {
+            let message = format!(
+                "an image has at most {} condition images, not {}",
+                self.max_references,
+                request.references.len()
+            );
+            return Err(InvalidRequest::new("references", message));
         }
         self.check_guidance(request)
     }
@@ -163,6 +174,7 @@ mod tests {
                 count: 1,
             },
             init: None,
+            references: Vec::new(),
         }
     }
 
@@ -209,6 +221,17 @@ mod tests {
             assert_eq!(fault(&request).unwrap().0, "num_inference_steps");
         }
     }
+
+    #[test]
+    fn condition_images_are_counted() {
+        let pixels = std::sync::Arc::new(crate::pixels::Pixels::new(1, 1, vec![0; 3]).unwrap());
+        let mut request = request(64, 64);
+        request.references = vec![pixels; 4];
+        assert_eq!(fault(&request), None);
+        request.references.push(request.references[0].clone());
+        assert_eq!(fault(&request).unwrap().0, "references");
+    }
+
     #[test]
     fn guidance_is_finite_and_has_bounds() {
         for scale in [-0.1, 20.5, f32::NAN, f32::INFINITY] {

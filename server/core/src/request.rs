@@ -60,4 +60,6 @@ pub struct ImageRequest {
     pub noise: Noise,
     /// Image-to-image and inpainting.
     pub init: Option<InitImage>,
+    /// Images that the prompt speaks about, of any size: an Omni model's condition images.
+    pub references: Vec<Arc<Pixels>>,
 }

@@ -141,6 +141,7 @@ mod tests {
                 count: 1,
             },
             init: None,
+            references: Vec::new(),
         }
     }
 

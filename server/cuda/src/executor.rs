@@ -27,6 +27,7 @@ use zimage_checkpoint::{Checkpoint, EncodedPrompt, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::guidance::Guidance;
 use zimage_core::noise::Generator;
+use zimage_core::omni;
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::{Colour, Projection};
 use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
@@ -121,6 +122,10 @@ impl CudaExecutor {
     /// # Errors
     /// Says what the GPU or the checkpoint lacks.
     pub fn load(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self, LoadError> {
+        if checkpoint.siglip().is_some() {
+            let problem = "it is an Omni model, which only the CPU computes: use --device cpu";
+            return Err(LoadError::Unsupported(problem.to_owned()));
+        }
         let compute = Compute::open(&options.gpu)?;
         tracing::info!("{}", compute.gpu.properties());
         let gpu = &compute.gpu;
@@ -176,6 +181,7 @@ impl CudaExecutor {
                 count: 1,
             },
             init: None,
+            references: Vec::new(),
         };
         let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
         let needs = self.needs(sizes(&request, self.transformer.limits()[0] / 32 * 32))?;
@@ -450,6 +456,7 @@ impl CudaExecutor {
     fn begin_checked(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         let [_, rows, columns] = self.transformer.limits();
         validate::check(request, rows, columns)?;
+        omni::check(request, false)?;
         let prompt = self.encode("prompt", &request.prompt)?;
         let guidance = Guidance::of(request);
         let negative = match guidance {

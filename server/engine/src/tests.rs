@@ -25,6 +25,7 @@ fn request(seed: u64) -> ImageRequest {
             count: 1,
         },
         init: None,
+        references: Vec::new(),
     }
 }
 

@@ -3,6 +3,8 @@
 use crate::error::LoadError;
 use crate::guidance;
 use crate::preview;
+use crate::reference::Reference;
+use crate::siglip::VisionTower;
 use crate::start_image::StartImage;
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Caption, Transformer};
@@ -12,10 +14,11 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zimage_checkpoint::config::SchedulerConfig;
-use zimage_checkpoint::{Checkpoint, EncodedPrompt, PromptEncoder};
+use zimage_checkpoint::{Checkpoint, CheckpointError, EncodedPrompt, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::guidance::Guidance;
 use zimage_core::noise::Generator;
+use zimage_core::omni::{self, Sequence};
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::Projection;
 use zimage_core::request::ImageRequest;
@@ -30,6 +33,8 @@ pub struct CandleExecutor {
     transformer: Transformer,
     pub(crate) decoder: Decoder,
     encoder: Encoder,
+    /// Only of an Omni model.
+    vision: Option<VisionTower>,
     scheduler: SchedulerConfig,
     /// Measured at the first preview.
     projection: OnceCell<Projection>,
@@ -60,6 +65,7 @@ impl CandleExecutor {
             transformer: Transformer::load(checkpoint)?,
             decoder: Decoder::load(checkpoint)?,
             encoder: Encoder::load(checkpoint)?,
+            vision: VisionTower::load(checkpoint)?,
             scheduler: checkpoint.scheduler().clone(),
             projection: OnceCell::new(),
             states: BTreeMap::new(),
@@ -67,15 +73,21 @@ impl CandleExecutor {
         })
     }
 
+    /// The prompt's tokens: a single part, but for an Omni model with condition images.
     pub(crate) fn encode(
         &self,
         field: &'static str,
         prompt: &str,
-    ) -> Result<EncodedPrompt, ExecutorError> {
-        let encoded = self
-            .prompts
-            .encode(prompt)
-            .map_err(|error| ExecutorError::Failed(error.to_string()))?;
+        references: usize,
+    ) -> Result<Vec<EncodedPrompt>, ExecutorError> {
+        let failed = |error: CheckpointError| ExecutorError::Failed(error.to_string());
+        if self.vision.is_some() {
+            return self
+                .prompts
+                .encode_parts(prompt, references)
+                .map_err(failed);
+        }
+        let encoded = self.prompts.encode(prompt).map_err(failed)?;
         let (length, [longest, ..]) = (encoded.ids.len(), self.transformer.limits());
         let message = match length {
             0 => "the chat template made no text of the prompt".to_owned(),
@@ -85,7 +97,7 @@ impl CandleExecutor {
                     longest / 32 * 32
                 )
             }
-            _ => return Ok(encoded),
+            _ => return Ok(vec![encoded]),
         };
         Err(ExecutorError::InvalidRequest { field, message })
     }
@@ -93,15 +105,10 @@ impl CandleExecutor {
     fn start(
         &self,
         request: &ImageRequest,
-        prompt: &[u32],
-        negative: Option<&[u32]>,
+        prompt: Caption,
+        negative: Option<Caption>,
     ) -> candle_core::Result<State> {
         let (height, width) = (request.height as usize / 8, request.width as usize / 8);
-        let caption = |ids| {
-            let hidden = self.text_encoder.forward(ids)?;
-            self.transformer.caption(&hidden, height / 2, width / 2)
-        };
-        let negative = negative.map(caption).transpose()?;
         let schedule = NoiseSchedule::new(
             self.scheduler.shift,
             self.scheduler.num_train_timesteps,
@@ -142,10 +149,62 @@ impl CandleExecutor {
             latents,
             schedule,
             step,
-            caption: caption(prompt)?,
+            caption: prompt,
             guidance: Guidance::of(request).zip(negative),
             start,
         })
+    }
+
+    /// A prompt as the transformer takes it, for the request's size.
+    fn caption(
+        &self,
+        request: &ImageRequest,
+        prompt: &[EncodedPrompt],
+        references: &[Reference],
+    ) -> Result<Caption, ExecutorError> {
+        let latents = [request.height as usize / 8, request.width as usize / 8];
+        let hidden = (prompt.iter())
+            .map(|part| self.text_encoder.forward(&part.ids))
+            .collect::<candle_core::Result<Vec<_>>>()
+            .map_err(failed)?;
+        if let ([hidden], false) = (hidden.as_slice(), self.transformer.is_omni()) {
+            let [rows, columns] = latents.map(|side| side / 2);
+            return self
+                .transformer
+                .caption(hidden, rows, columns)
+                .map_err(failed);
+        }
+        let lengths: Vec<usize> = prompt.iter().map(|part| part.ids.len()).collect();
+        let grids = (references.iter().map(Reference::grid))
+            .collect::<candle_core::Result<Vec<_>>>()
+            .map_err(failed)?;
+        let sequence = Sequence::new(&lengths, &grids, latents);
+        if !sequence.fits(self.transformer.axes_lens()) {
+            return Err(ExecutorError::InvalidRequest {
+                field: "references",
+                message: "prompt and condition images are more than this model has positions for"
+                    .to_owned(),
+            });
+        }
+        self.transformer
+            .omni_caption(&hidden, references, &sequence)
+            .map_err(failed)
+    }
+
+    /// The request's condition images as the transformer takes them.
+    pub(crate) fn references(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<Vec<Reference>, ExecutorError> {
+        omni::check(request, self.vision.is_some())?;
+        let Some(tower) = &self.vision else {
+            return Ok(Vec::new());
+        };
+        let area = omni::area(request);
+        (request.references.iter())
+            .map(|pixels| Reference::of(pixels, area, &self.encoder, tower))
+            .collect::<candle_core::Result<_>>()
+            .map_err(failed)
     }
 
     pub(crate) fn state(&self, slot: Slot) -> Result<&State, ExecutorError> {
@@ -183,17 +242,18 @@ impl Executor for CandleExecutor {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         let [_, rows, columns] = self.transformer.limits();
         validate::check(request, rows, columns)?;
-        let prompt = self.encode("prompt", &request.prompt)?;
+        let references = self.references(request)?;
+        let prompt = self.encode("prompt", &request.prompt, references.len())?;
         let negative = match Guidance::of(request) {
-            Some(_) => Some(
-                self.encode("negative_prompt", &request.negative_prompt)?
-                    .ids,
-            ),
+            Some(_) => {
+                let text = &request.negative_prompt;
+                let parts = self.encode("negative_prompt", text, references.len())?;
+                Some(self.caption(request, &parts, &references)?)
+            }
             None => None,
         };
-        let state = self
-            .start(request, &prompt.ids, negative.as_deref())
-            .map_err(failed)?;
+        let caption = self.caption(request, &prompt, &references)?;
+        let state = self.start(request, caption, negative).map_err(failed)?;
         let steps = (state.schedule.steps() - state.step) as u32;
         let slot = Slot(self.next_slot);
         // Wraps after four thousand million requests, when the first are long released.
@@ -202,8 +262,8 @@ impl Executor for CandleExecutor {
         Ok(Begun {
             slot,
             steps,
-            prompt_tokens: prompt.ids.len() as u32,
-            truncated: prompt.truncated,
+            prompt_tokens: prompt.iter().map(|part| part.ids.len() as u32).sum(),
+            truncated: prompt.iter().any(|part| part.truncated),
         })
     }
 

@@ -6,8 +6,11 @@
 //!                                                └──────────── one step, repeated ───────────┘
 //! ```
 //!
+//! An Omni model's prompt comes in parts between condition images, each of which gives latents (`Encoder`) and features
+//! (`VisionTower`).
+//!
 //! Invariants: every number follows diffusers 0.42.1 (`ZImagePipeline`, `ZImageImg2ImgPipeline`,
-//! `ZImageInpaintPipeline`) with torch on the CPU in float32; requests are
+//! `ZImageInpaintPipeline`, `ZImageOmniPipeline`) with torch on the CPU in float32; requests are
 //! computed one after the other, so a batch never changes an image; latents are float32; noise is torch's, bit for bit.
 #![forbid(unsafe_code)]
 
@@ -19,7 +22,9 @@ mod norm;
 mod oracle;
 mod part;
 mod preview;
+mod reference;
 mod rope;
+mod siglip;
 mod start_image;
 mod text_encoder;
 mod transformer;

@@ -36,6 +36,33 @@ pub(crate) fn layer_norm(x: &Tensor) -> Result<Tensor> {
     centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)
 }
 
+/// Layer norm over the last dimension with weights.
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn load(
+        part: &Part<'_>,
+        size: usize,
+        eps: f64,
+    ) -> std::result::Result<Self, LoadError> {
+        Ok(Self {
+            weight: part.weight(size)?,
+            bias: part.tensor("bias", &[size])?,
+            eps: eps as f32,
+        })
+    }
+}
+
+impl Module for LayerNorm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps)
+    }
+}
+
 /// Group norm of (1, channels, height, width), epsilon 1e-6.
 pub(crate) struct GroupNorm {
     weight: Tensor,

@@ -3,6 +3,7 @@
 use crate::executor::{CandleExecutor, failed};
 use candle_core::{Result, Tensor};
 use zimage_core::executor::{ExecutorError, Slot};
+use zimage_core::request::ImageRequest;
 
 /// A tensor between two stages.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,10 +29,40 @@ impl CandleExecutor {
     /// # Errors
     /// As for [`begin`](zimage_core::executor::Executor::begin).
     pub fn prompt_embeds(&self, prompt: &str) -> std::result::Result<Stage, ExecutorError> {
-        let ids = self.encode("prompt", prompt)?.ids;
-        self.text_encoder
-            .forward(&ids)
-            .and_then(|embeds| Stage::of(&embeds))
+        self.omni_prompt_embeds(prompt, 0)
+    }
+
+    /// diffusers' `prompt_embeds` with that many condition images, the parts one behind the other: (tokens, hidden).
+    ///
+    /// # Errors
+    /// As for [`begin`](zimage_core::executor::Executor::begin).
+    pub fn omni_prompt_embeds(
+        &self,
+        prompt: &str,
+        references: usize,
+    ) -> std::result::Result<Stage, ExecutorError> {
+        let parts = self.encode("prompt", prompt, references)?.into_iter();
+        let embeds = parts
+            .map(|part| self.text_encoder.forward(&part.ids))
+            .collect::<Result<Vec<_>>>();
+        embeds
+            .and_then(|embeds| Stage::of(&Tensor::cat(&embeds, 0)?))
+            .map_err(failed)
+    }
+
+    /// What is seen of each condition image: its latents (channels, height / 8, width / 8) and features (rows, columns,
+    /// width).
+    ///
+    /// # Errors
+    /// As for [`begin`](zimage_core::executor::Executor::begin).
+    pub fn condition_images(
+        &self,
+        request: &ImageRequest,
+    ) -> std::result::Result<Vec<(Stage, Stage)>, ExecutorError> {
+        let references = self.references(request)?.into_iter();
+        references
+            .map(|image| Ok((Stage::of(&image.latents)?, Stage::of(&image.features)?)))
+            .collect::<Result<_>>()
             .map_err(failed)
     }
 

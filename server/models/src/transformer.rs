@@ -1,6 +1,7 @@
 //! diffusers' `ZImageTransformer2DModel` for one image at a time.
 
 mod block;
+mod omni;
 
 use crate::error::LoadError;
 use crate::norm::{RmsNorm, layer_norm};
@@ -8,6 +9,7 @@ use crate::part::Part;
 use block::Block;
 use candle_core::{Module as _, Result, Tensor};
 use candle_nn::Linear;
+use omni::{Conditions, Omni};
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_checkpoint::{Checkpoint, Component};
 use zimage_core::rotary::{self, Position, SEQUENCE_MULTIPLE, TIME_FREQUENCIES};
@@ -30,6 +32,7 @@ pub(crate) struct Transformer {
     layers: Vec<Block>,
     final_modulation: Linear,
     final_linear: Linear,
+    omni: Option<Omni>,
 }
 
 /// A prompt as the transformer sees it at every step, for one image size.
@@ -38,6 +41,8 @@ pub(crate) struct Caption {
     tokens: Tensor,
     image_rope: (Tensor, Tensor),
     joint_rope: (Tensor, Tensor),
+    /// Only of an Omni transformer.
+    conditions: Option<Conditions>,
 }
 
 impl Transformer {
@@ -71,6 +76,7 @@ impl Transformer {
             layers: blocks("layers", config.n_layers, true)?,
             final_modulation: last.at("adaLN_modulation.1").linear(adaln, dim)?,
             final_linear: last.at("linear").linear(dim, patch)?,
+            omni: Omni::load(&config, &part)?,
             config,
         })
     }
@@ -89,12 +95,18 @@ impl Transformer {
             tokens,
             image_rope: self.rope(&image)?,
             joint_rope: self.rope(&[image, caption].concat())?,
+            conditions: None,
         })
     }
 
     /// Channels of the latents.
     pub(crate) const fn channels(&self) -> usize {
         self.config.in_channels
+    }
+
+    /// Positions that each axis of the rotary embedding has.
+    pub(crate) fn axes_lens(&self) -> &[usize] {
+        &self.config.axes_lens
     }
 
     /// The longest padded caption whose image still has a frame of its own, and the most rows and columns of patches.
@@ -105,6 +117,9 @@ impl Transformer {
 
     /// The model's prediction for latents (channels, height, width) at a time from 0 (noise) to 1.
     pub(crate) fn forward(&self, latents: &Tensor, time: f32, caption: &Caption) -> Result<Tensor> {
+        if let Some(conditions) = &caption.conditions {
+            return self.forward_omni(latents, time, caption, conditions);
+        }
         let time = self.embed_time(time)?;
         let patches = patchify(latents)?;
         let count = patches.dim(0)?;

@@ -1,10 +1,11 @@
 //! What the engine may rely on.
 #![expect(clippy::unwrap_used, reason = "a test fails with the error it unwraps")]
 
+use std::sync::Arc;
 use zimage_checkpoint::{Checkpoint, Shape, make_model};
 use zimage_core::executor::{Executor, ExecutorError, Slot};
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
 use zimage_models::CandleExecutor;
 
 fn executor(shape: Shape) -> CandleExecutor {
@@ -30,6 +31,7 @@ fn request(prompt: &str, seed: u64) -> ImageRequest {
             count: 1,
         },
         init: None,
+        references: Vec::new(),
     }
 }
 
@@ -131,6 +133,63 @@ fn refused_request_takes_no_slot() {
         "{error}"
     );
     assert_eq!(executor.begin(&request("a cat", 1)).unwrap().slot, Slot(0));
+}
+
+#[test]
+fn condition_images_change_an_omni_models_image_alone() {
+    let grey = |level| Arc::new(Pixels::new(64, 80, vec![level; 64 * 80 * 3]).unwrap());
+    let mut omni = executor(Shape::Omni);
+    let alone = image(&mut omni, &request("a cat", 1));
+    let mut with = request("a cat", 1);
+    with.references = vec![grey(9)];
+    let grey_one = image(&mut omni, &with);
+    with.references.push(grey(200));
+    let both = image(&mut omni, &with);
+    assert!(alone != grey_one && grey_one != both);
+    assert_eq!(image(&mut omni, &with), both);
+
+    let error = executor(Shape::Tiny).begin(&with).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ExecutorError::InvalidRequest {
+                field: "references",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.to_string().contains("no SigLIP"), "{error}");
+}
+
+#[test]
+fn condition_images_that_diffusers_refuses_are_refused() {
+    let mut omni = executor(Shape::Omni);
+    for (width, height, reason) in [
+        (63, 64, "at least 64"),
+        (64, 513, "at most 8 times"),
+        (3000, 400, "ask for a larger one"),
+    ] {
+        let mut wrong = request("a cat", 1);
+        (wrong.width, wrong.height) = (32, 32);
+        let bytes = width as usize * height as usize * 3;
+        wrong.references = vec![Arc::new(
+            Pixels::new(width, height, vec![0; bytes]).unwrap(),
+        )];
+        let error = omni.begin(&wrong).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let mut start = request("a cat", 1);
+    start.init = Some(InitImage {
+        pixels: Arc::new(Pixels::new(80, 48, vec![0; 80 * 48 * 3]).unwrap()),
+        strength: 0.5,
+        mask: None,
+    });
+    let error = omni.begin(&start).unwrap_err();
+    assert!(
+        matches!(error, ExecutorError::InvalidRequest { field: "init", .. }),
+        "{error}"
+    );
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn request(args: &Bench, (width, height): (u32, u32), number: usize) -> ImageReq
             count: 1,
         },
         init: None,
+        references: Vec::new(),
     }
 }
 

@@ -48,6 +48,7 @@ fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
             count: 1,
         },
         init: None,
+        references: Vec::new(),
     }
 }
 

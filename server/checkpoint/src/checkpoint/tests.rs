@@ -12,7 +12,11 @@ fn model(shape: Shape) -> TempDir {
 
 /// Opens and verifies a model after one of its files was changed, and gives the error's text without the folder.
 fn error_after(change: impl FnOnce(&Path)) -> String {
-    let dir = model(Shape::Odd);
+    error_of(Shape::Odd, change)
+}
+
+fn error_of(shape: Shape, change: impl FnOnce(&Path)) -> String {
+    let dir = model(shape);
     change(dir.path());
     let result = Checkpoint::open(dir.path()).and_then(|checkpoint| checkpoint.verify());
     let text = result.unwrap_err().to_string();
@@ -28,7 +32,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 
 #[test]
 fn models_that_make_model_wrote_are_sound() {
-    for shape in [Shape::Tiny, Shape::Odd] {
+    for shape in [Shape::Tiny, Shape::Odd, Shape::Omni] {
         let dir = model(shape);
         Checkpoint::open(dir.path()).unwrap().verify().unwrap();
     }
@@ -386,4 +390,80 @@ fn damaged_files_give_one_line_that_names_the_folder_and_never_a_panic() {
     }
     assert!(refused > 200, "only {refused} of 300 were refused");
     Checkpoint::open(dir.path()).unwrap().verify().unwrap();
+}
+
+#[test]
+fn omni_parts_are_verified_like_the_others() {
+    let edits = [
+        (
+            "siglip/config.json",
+            "\"hidden_size\": 48",
+            "\"hidden_size\": 96",
+            "transformer/config.json: siglip_feat_dim is 48, but siglip's hidden_size is 96",
+        ),
+        (
+            "siglip/config.json",
+            "\"num_patches\": 36",
+            "\"num_patches\": 40",
+            "siglip/config.json: num_patches is 40; a square number is needed",
+        ),
+        (
+            "siglip/config.json",
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            "siglip/model.safetensors: there is no tensor \"encoder.layers.2.layer_norm1.weight\"",
+        ),
+        (
+            "siglip/config.json",
+            "gelu_pytorch_tanh",
+            "gelu",
+            "siglip/config.json: hidden_act is \"gelu\"; only \"gelu_pytorch_tanh\" is implemented",
+        ),
+        (
+            "siglip_processor/preprocessor_config.json",
+            "\"patch_size\": 8",
+            "\"patch_size\": 16",
+            "transformer/config.json: siglip's patch_size is 8, but siglip_processor's is 16",
+        ),
+        (
+            "siglip_processor/preprocessor_config.json",
+            "\"resample\": 2",
+            "\"resample\": 3",
+            "siglip_processor/preprocessor_config.json: resample is 3; only 2 is implemented",
+        ),
+        (
+            "transformer/config.json",
+            "\"siglip_feat_dim\": 48,",
+            "",
+            "transformer/config.json: siglip_feat_dim is not there: the transformer takes no condition images",
+        ),
+        (
+            "model_index.json",
+            "ZImageOmniPipeline",
+            "ZImagePipeline",
+            "transformer/config.json: siglip_feat_dim is 48; only null is implemented",
+        ),
+    ];
+    for (file, from, to, expected) in edits {
+        let error = error_of(Shape::Omni, |dir| edit(&dir.join(file), from, to));
+        assert_eq!(error, expected);
+    }
+    let folder = error_of(Shape::Omni, |dir| {
+        fs::remove_dir_all(dir.join("siglip")).unwrap()
+    });
+    assert!(
+        folder.starts_with("siglip/config.json: failed to open"),
+        "{folder}"
+    );
+}
+
+#[test]
+fn model_without_vision_tower_says_so() {
+    let dir = model(Shape::Tiny);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert!(checkpoint.siglip().is_none() && checkpoint.components().len() == 3);
+    let error = checkpoint
+        .tensor(Component::Siglip, "post_layernorm.weight")
+        .unwrap_err();
+    assert!(error.to_string().contains("it is no Omni model"), "{error}");
 }

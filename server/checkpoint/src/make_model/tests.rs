@@ -39,6 +39,10 @@ fn models_are_the_same_bit_for_bit_on_every_machine() {
             Shape::Odd,
             "5cf020321cdb48e271234bd1b1a8e5d964913bc12ed700307f659dba1c9b282f",
         ),
+        (
+            Shape::Omni,
+            "1a761705db8413988835bc7444ffff4136eb0176f76ef0685ebea3efbd367db1",
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
         make_model(dir.path(), shape, 7).unwrap();

@@ -66,6 +66,7 @@ pub(super) fn parse(
             count,
         },
         init: None,
+        references: Vec::new(),
     };
     fields.finish(KNOWN)?;
     limits.check(&request)?;

@@ -25,7 +25,7 @@ pub(super) struct Block {
     modulation: Option<Linear>,
 }
 
-/// What the time does to a block: four tensors (1, dim).
+/// What the time does to a block: four tensors (1, dim), or (tokens, dim) where tokens have unlike times.
 struct Modulation {
     scale_msa: Tensor,
     gate_msa: Tensor,
@@ -67,6 +67,18 @@ impl Block {
         })
     }
 
+    /// As [`Self::forward`] where tokens have unlike times: the times' embeddings (times, width), and each token's of them.
+    pub(super) fn forward_mixed(
+        &self,
+        x: &Tensor,
+        rope: &(Tensor, Tensor),
+        (times, rows): (&Tensor, &Tensor),
+    ) -> Result<Tensor> {
+        let modulation = self.modulate(Some(times))?;
+        let modulation = modulation.map(|all| all.select(rows)).transpose()?;
+        self.modulated(x, rope, modulation)
+    }
+
     /// One block over (tokens, dim). `time` is the time's embedding (1, width), which only modulated blocks need.
     pub(super) fn forward(
         &self,
@@ -74,7 +86,16 @@ impl Block {
         rope: &(Tensor, Tensor),
         time: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let Some(modulation) = self.modulate(time)? else {
+        self.modulated(x, rope, self.modulate(time)?)
+    }
+
+    fn modulated(
+        &self,
+        x: &Tensor,
+        rope: &(Tensor, Tensor),
+        modulation: Option<Modulation>,
+    ) -> Result<Tensor> {
+        let Some(modulation) = modulation else {
             let x = (x + self.attend(&self.attention_norm1.forward(x)?, rope)?)?;
             return &x + self.feed_forward(&self.ffn_norm1.forward(&x)?)?;
         };
@@ -115,6 +136,18 @@ impl Block {
     fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
         let gated = (self.w1.forward(x)?.silu()? * self.w3.forward(x)?)?;
         self.ffn_norm2.forward(&self.w2.forward(&gated)?)
+    }
+}
+
+impl Modulation {
+    /// Gives each token its row.
+    fn select(&self, rows: &Tensor) -> Result<Self> {
+        Ok(Self {
+            scale_msa: self.scale_msa.index_select(rows, 0)?,
+            gate_msa: self.gate_msa.index_select(rows, 0)?,
+            scale_mlp: self.scale_mlp.index_select(rows, 0)?,
+            gate_mlp: self.gate_mlp.index_select(rows, 0)?,
+        })
     }
 }
 

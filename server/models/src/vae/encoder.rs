@@ -74,6 +74,19 @@ impl Encoder {
     /// Latents (channels, height / 8, width / 8) of an image (3, height, width) from -1 to 1. `noise`, one number for
     /// each value of the latents, says which of the latents that the image may have.
     pub(crate) fn forward(&self, image: &Tensor, noise: Vec<f32>) -> Result<Tensor> {
+        let moments = self.moments(image)?;
+        let deviation = (moments[1].clamp(-30f32, 20f32)? * 0.5)?.exp()?;
+        let noise = Tensor::from_vec(noise, moments[0].dims(), image.device())?;
+        self.scale((&moments[0] + (deviation * noise)?)?)
+    }
+
+    /// The likeliest latents of an image: their distribution's mode.
+    pub(crate) fn mode(&self, image: &Tensor) -> Result<Tensor> {
+        self.scale(self.moments(image)?.swap_remove(0))
+    }
+
+    /// Mean and logarithm of the variance.
+    fn moments(&self, image: &Tensor) -> Result<Vec<Tensor>> {
         let mut x = self.conv_in.forward(&image.unsqueeze(0)?)?;
         for block in &self.down_blocks {
             for resnet in &block.resnets {
@@ -88,10 +101,10 @@ impl Encoder {
             .norm_out
             .forward(&self.mid_block.forward(&x)?)?
             .silu()?;
-        let moments = self.conv_out.forward(&x)?.squeeze(0)?.chunk(2, 0)?;
-        let deviation = (moments[1].clamp(-30f32, 20f32)? * 0.5)?.exp()?;
-        let noise = Tensor::from_vec(noise, moments[0].dims(), image.device())?;
-        let latents = (&moments[0] + (deviation * noise)?)?;
+        self.conv_out.forward(&x)?.squeeze(0)?.chunk(2, 0)
+    }
+
+    fn scale(&self, latents: Tensor) -> Result<Tensor> {
         (latents - self.config.shift_factor)? * self.config.scaling_factor
     }
 }

@@ -1,9 +1,10 @@
 """Makes the goldens beside this file: what diffusers computes from the models that make_model writes.
 
-Needs torch 2.11.0 and diffusers 0.42.1 (with transformers and safetensors) on a machine with AVX2. Run from the
-repository's root:
+Needs torch 2.11.0, torchvision 0.26.0 and diffusers 0.42.1 (with transformers 5.23 and safetensors) on a machine with AVX2.
+Without torchvision transformers resizes condition images with Pillow, whose rounding is another. Run from the repository's
+root:
 
-    for shape in tiny odd; do
+    for shape in tiny odd omni; do
       cargo run --release -p zimage-checkpoint --example make_model -- $shape 7 out/golden/$shape
     done
     python server/models/tests/golden/make.py out/golden
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImageOmniPipeline, ZImagePipeline
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -58,6 +59,50 @@ CASES = {
     "inpaint-part": {"prompt": "a red dog", "strength": 0.5, "mask": True, "num_inference_steps": 6,
                      "guidance_scale": 1.0, "width": 96, "seed": 8},
 }
+# "references" are the sizes of the condition images.
+OMNI_CASES = {
+    "text-alone": {"prompt": "a red cat in the snow and the night of the blue house"},
+    "one-reference": {"prompt": "the cat of the house", "references": [[80, 64]]},
+    "two-references": {"prompt": "x" * 40, "references": [[72, 100], [136, 70]], "seed": 2},
+    "square": {"prompt": "a dog", "references": [[64, 64]], "width": 32, "height": 32, "seed": 6},
+    "large-reference": {"prompt": "a dog", "references": [[1203, 901]], "seed": 3},
+    "guidance": {"prompt": "a cat", "negative_prompt": "x" * 60, "references": [[64, 64], [100, 80]],
+                 "guidance_scale": 3.0, "num_inference_steps": 3, "seed": 4},
+    "guidance-normalized": {"prompt": "a cat", "guidance_scale": 4.0, "cfg_normalization": 1.0, "seed": 5},
+    "several-images": {"prompt": "a cat", "references": [[64, 90]], "num_images_per_prompt": 2, "width": 32,
+                       "num_inference_steps": 1},
+}
+
+
+def reference(width, height):
+    """A condition image: slopes, so that resizing keeps something of it; the test computes the same."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 255 // width, y * 255 // height, x * y * 700 // (width * height)], axis=-1) & 255
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def joined(embeds):
+    """A prompt's embeddings, of an Omni prompt those of all its parts."""
+    return torch.cat(embeds) if isinstance(embeds, list) else embeds
+
+
+def omni(pipe, case, tensors):
+    """Takes the condition images' stages down, and gives what the pipeline takes besides."""
+    encode, embed = pipe.prepare_image_latents, pipe.prepare_siglip_embeds
+
+    def encoded(*args, **kwargs):
+        latents = encode(*args, **kwargs)
+        tensors.update({f"reference-{i}": latent[:, 0] for i, latent in enumerate(latents[0])})
+        return latents
+
+    def embedded(*args, **kwargs):
+        embeds = embed(*args, **kwargs)
+        tensors.update({f"siglip-{i}": features for i, features in enumerate(embeds[0])})
+        return embeds
+
+    pipe.prepare_image_latents, pipe.prepare_siglip_embeds = encoded, embedded
+    images = [reference(*size) for size in case.pop("references", [])]
+    return {"image": images} if images else {}
 
 
 def start_image(width, height):
@@ -68,8 +113,10 @@ def start_image(width, height):
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask.astype(np.uint8))
 
 
-def pipeline(pipe, case):
+def pipeline(pipe, case, tensors):
     """The pipeline that the case is for, and what it takes besides."""
+    if isinstance(pipe, ZImageOmniPipeline):
+        return pipe, omni(pipe, case, tensors)
     if "strength" not in case:
         return pipe, {}
     image, mask = start_image(case["width"], case["height"])
@@ -83,10 +130,12 @@ def run(pipe, case):
     case = COMMON | case
     tensors = {}
     text = {key: case[key] for key in ("prompt", "negative_prompt") if key in case}
+    if isinstance(pipe, ZImageOmniPipeline):
+        text["num_condition_images"] = len(case.get("references", []))
     embeds, negative = pipe.encode_prompt(**text, do_classifier_free_guidance=case["guidance_scale"] > 0)
-    tensors["prompt_embeds"] = embeds[0]
+    tensors["prompt_embeds"] = joined(embeds[0])
     if negative:
-        tensors["negative_prompt_embeds"] = negative[0]
+        tensors["negative_prompt_embeds"] = joined(negative[0])
 
     def after_step(_pipe, step, _timestep, values):
         tensors[f"latents-{step}"] = values["latents"]
@@ -96,7 +145,7 @@ def run(pipe, case):
         tensors["decoded"] = output
 
     hook = pipe.vae.decoder.register_forward_hook(decoded)
-    pipe, images = pipeline(pipe, case)
+    pipe, images = pipeline(pipe, case, tensors)
     pipe.set_progress_bar_config(disable=True)
     prepare_latents = pipe.prepare_latents
 
@@ -110,17 +159,30 @@ def run(pipe, case):
     generator = torch.Generator("cpu").manual_seed(seed)
     images = pipe(**case, **images, generator=generator, callback_on_step_end=after_step).images
     pipe.prepare_latents = prepare_latents
+    for name in ("prepare_image_latents", "prepare_siglip_embeds"):
+        pipe.__dict__.pop(name, None)
     hook.remove()
     return images, {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+
+
+def load(models, shape):
+    if shape != "omni":
+        return ZImagePipeline.from_pretrained(models / shape, torch_dtype=torch.float32), CASES
+    pipe = ZImageOmniPipeline.from_pretrained(models / shape, torch_dtype=torch.float32)
+    assert type(pipe.siglip_processor).__name__ == "Siglip2ImageProcessor", "torchvision is missing"
+    encode = pipe.vae.encode
+    # The pipeline rounds the image to bfloat16, which it can only give to a VAE in bfloat16: back, already rounded.
+    pipe.vae.encode = lambda image: encode(image.to(pipe.vae.dtype))
+    return pipe, OMNI_CASES
 
 
 def main(models):
     torch.set_grad_enabled(False)
     table = {}
-    for shape in ("tiny", "odd"):
-        pipe = ZImagePipeline.from_pretrained(models / shape, torch_dtype=torch.float32)
+    for shape in ("tiny", "odd", "omni"):
+        pipe, cases = load(models, shape)
         pipe.set_progress_bar_config(disable=True)
-        for name, case in CASES.items():
+        for name, case in cases.items():
             images, tensors = run(pipe, case)
             name = f"{shape}-{name}"
             table[name] = COMMON | {"shape": shape} | case
