@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod fields;
+mod references;
 
 use crate::app::App;
 use crate::encode::{ImageFormat, encode};
@@ -39,11 +40,20 @@ pub(crate) async fn create(
 }
 
 async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
-    let Wish { requests, format } = wish;
+    let Wish {
+        mut requests,
+        format,
+        references,
+    } = wish;
+    let engine = app.engine()?;
+    let references = references::decode(references, app.limits).await?;
+    for request in &mut requests {
+        request.references.clone_from(&references);
+    }
     let Some(first) = requests.first().cloned() else {
         return Err(ApiError::invalid("n", "n must be at least 1"));
     };
-    let tickets = app.engine()?.submit(requests)?;
+    let tickets = engine.submit(requests)?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
     let answer = Answer::new(&first, &images, format);
     let mut response = json(&answer, answer.room())?;

@@ -223,6 +223,8 @@ async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
             "cfg_truncation",
             "from 0 to 1",
         ),
+        (json!({"references": "x"}), "references", "list"),
+        (json!({"references": ["%"]}), "references", "base64"),
         (json!({"prompt": 7}), "prompt", "string"),
         (json!({"prompt": null}), "prompt", "required"),
         (json!({"promt": "typo"}), "promt", "unknown field"),

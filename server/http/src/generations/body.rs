@@ -4,6 +4,7 @@
 //! serve is refused with the reason, never ignored.
 
 use super::fields::Fields;
+use super::references;
 use crate::app::Identity;
 use crate::encode::ImageFormat;
 use crate::error::ApiError;
@@ -18,7 +19,7 @@ const DEFAULT_SIDE: u32 = 1024;
 const DEFAULT_QUALITY: u8 = 95;
 const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, response_format, quality, background, \
     moderation, user, stream, and diffusers' seed, width, height, num_inference_steps, guidance_scale, negative_prompt, \
-    cfg_normalization, cfg_truncation";
+    cfg_normalization, cfg_truncation, and references: condition images for an Omni model";
 
 /// What a body asks for.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Wish {
     /// One for each image.
     pub(super) requests: Vec<ImageRequest>,
     pub(super) format: ImageFormat,
+    /// Condition images of all of them, in base64.
+    pub(super) references: Vec<String>,
 }
 
 /// Reads a body. `random_seed` is used where it names none.
@@ -68,6 +71,7 @@ pub(super) fn parse(
         init: None,
         references: Vec::new(),
     };
+    let references = references::take(&mut fields, limits)?;
     fields.finish(KNOWN)?;
     limits.check(&request)?;
     let requests = (0..count)
@@ -76,7 +80,11 @@ pub(super) fn parse(
             ..request.clone()
         })
         .collect();
-    Ok(Wish { requests, format })
+    Ok(Wish {
+        requests,
+        format,
+        references,
+    })
 }
 
 fn check_model(fields: &mut Fields, identity: &Identity) -> Result<(), ApiError> {

@@ -1,0 +1,150 @@
+//! The condition images of a body: files in base64, alone or as data URLs.
+
+use super::fields::Fields;
+use crate::error::ApiError;
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::{DynamicImage, ImageDecoder as _, ImageReader};
+use serde_json::Value;
+use std::io::Cursor;
+use std::sync::Arc;
+use zimage_core::limits::Limits;
+use zimage_core::pixels::Pixels;
+
+const FIELD: &str = "references";
+
+/// The files' texts, not decoded yet.
+pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, ApiError> {
+    let fault = || ApiError::invalid(FIELD, "references must be a list of image files in base64");
+    let files = match fields.value(FIELD) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(files)) => files,
+        Some(_) => return Err(fault()),
+    };
+    if files.len() > limits.max_references {
+        let message = format!(
+            "references has {} images, at most {} are taken",
+            files.len(),
+            limits.max_references
+        );
+        return Err(ApiError::invalid(FIELD, message));
+    }
+    let text = |file: Value| match file {
+        Value::String(text) => Ok(text),
+        _ => Err(fault()),
+    };
+    files.into_iter().map(text).collect()
+}
+
+/// The files' pixels: together no more than an image may have, so that a small body never takes much memory.
+pub(super) async fn decode(
+    files: Vec<String>,
+    limits: Limits,
+) -> Result<Vec<Arc<Pixels>>, ApiError> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let decoded = tokio::task::spawn_blocking(move || {
+        let mut left = limits.max_pixels;
+        let file = |text: &String| decode_one(text, &mut left).map(Arc::new);
+        files.iter().map(file).collect::<Result<Vec<_>, String>>()
+    });
+    match decoded.await {
+        Ok(pixels) => pixels.map_err(|problem| ApiError::invalid(FIELD, problem)),
+        Err(error) => {
+            let message = format!("failed to read the condition images: {error}");
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+    }
+}
+
+/// `left` are the pixels that may still come; those of this image are taken off.
+fn decode_one(text: &str, left: &mut u64) -> Result<Pixels, String> {
+    let base64 = match text.strip_prefix("data:") {
+        Some(url) => url.split_once(";base64,").map_or("", |(_, base64)| base64),
+        None => text,
+    };
+    let bytes = STANDARD
+        .decode(base64)
+        .map_err(|error| format!("references takes image files in base64: {error}"))?;
+    let unread =
+        |error: image::ImageError| format!("references has what is no readable image: {error}");
+    let decoder = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| unread(error.into()))?
+        .into_decoder()
+        .map_err(unread)?;
+    let (width, height) = decoder.dimensions();
+    *left = left
+        .checked_sub(u64::from(width) * u64::from(height))
+        .ok_or_else(|| {
+            format!(
+                "references has an image of {width}x{height} pixels: that is too many, shrink it"
+            )
+        })?;
+    let image = DynamicImage::from_decoder(decoder)
+        .map_err(unread)?
+        .into_rgb8();
+    Pixels::new(width, height, image.into_raw()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{ImageFormat, encode};
+
+    fn file(width: u32, height: u32) -> String {
+        let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
+        STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+    }
+
+    fn taken(body: &str) -> Result<Vec<String>, ApiError> {
+        take(
+            &mut Fields::parse(body.as_bytes()).unwrap(),
+            &Limits::default(),
+        )
+    }
+
+    #[tokio::test]
+    async fn files_are_taken_alone_and_as_data_urls() {
+        let files = vec![file(5, 3), format!("data:image/png;base64,{}", file(4, 2))];
+        let pixels = decode(files, Limits::default()).await.unwrap();
+        let sizes: Vec<_> = pixels
+            .iter()
+            .map(|pixels| (pixels.width(), pixels.height(), pixels.rgb()[0]))
+            .collect();
+        assert_eq!(sizes, [(5, 3, 7), (4, 2, 7)]);
+    }
+
+    #[test]
+    fn images_share_the_pixels_that_one_request_may_have() {
+        let mut left = 100;
+        assert!(decode_one(&file(8, 8), &mut left).is_ok());
+        let problem = decode_one(&file(8, 8), &mut left).unwrap_err();
+        assert!(
+            problem.contains("8x8 pixels: that is too many"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        for (text, reason) in [
+            ("https://example.com/a.png", "base64"),
+            ("aGVsbG8=", "no readable image"),
+            ("data:,hello", "no readable image"),
+        ] {
+            let problem = decode_one(text, &mut 100).unwrap_err();
+            assert!(problem.contains(reason), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn no_references_and_null_are_none_and_five_are_too_many() {
+        assert!(taken("{}").unwrap().is_empty());
+        assert!(taken(r#"{"references": null}"#).unwrap().is_empty());
+        assert_eq!(taken(r#"{"references": ["a", "b"]}"#).unwrap(), ["a", "b"]);
+        assert!(taken(r#"{"references": ["", "", "", "", ""]}"#).is_err());
+    }
+}
