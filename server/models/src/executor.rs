@@ -181,7 +181,11 @@ impl CandleExecutor {
         let sequence = Sequence::new(&lengths, &grids, latents);
         if !sequence.fits(self.transformer.axes_lens()) {
             return Err(ExecutorError::InvalidRequest {
-                field: "references",
+                field: if references.is_empty() {
+                    "prompt"
+                } else {
+                    "references"
+                },
                 message: "prompt and condition images are more than this model has positions for"
                     .to_owned(),
             });
