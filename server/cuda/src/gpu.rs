@@ -179,6 +179,27 @@ impl Gpu {
         Ok(unsafe { result::memcpy_htod_async(to.pointer(), values, self.stream.cu_stream()) }?)
     }
 
+    /// Fills a region with values, again and again.
+    ///
+    /// # Errors
+    /// When the driver reports a fault.
+    pub(crate) fn upload_repeated<T: DeviceRepr>(
+        &self,
+        to: Region,
+        values: &[T],
+    ) -> Result<(), GpuError> {
+        let most = to.bytes() / size_of::<T>();
+        let values = &values[..values.len().min(most)];
+        self.upload(to, values)?;
+        let mut done = size_of_val(values);
+        while done > 0 && done < to.bytes() {
+            let next = done.min(to.bytes() - done);
+            self.copy(to.part(done, next)?, to, next)?;
+            done += next;
+        }
+        Ok(())
+    }
+
     /// Copies the first bytes of pinned memory to the GPU; they must not change until that is done.
     pub(crate) fn upload_pinned(
         &self,

@@ -1,7 +1,9 @@
 //! Matrix products through cuBLASLt: bfloat16, added up in float32.
 
 mod chosen;
+mod description;
 mod plan;
+mod search;
 
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
@@ -10,7 +12,7 @@ use crate::ops::{BF16, F32};
 use chosen::Chosen;
 use cudarc::cublaslt::{result, sys};
 use plan::Plan;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -48,10 +50,21 @@ pub struct Product {
     pub output: Output,
 }
 
+/// What a product is computed of.
+struct Operands {
+    handle: sys::cublasLtHandle_t,
+    y: Region,
+    x: Region,
+    weight: Region,
+    bias: Option<Region>,
+    workspace: Region,
+}
+
 /// cuBLASLt, with an algorithm for each product that was computed.
 pub struct Matmuls {
     plans: RefCell<HashMap<(Product, bool), Plan>>,
     chosen: RefCell<Chosen>,
+    tune: Cell<bool>,
     workspace: Memory,
     handle: Handle,
 }
@@ -77,13 +90,19 @@ impl Matmuls {
         Ok(Self {
             plans: RefCell::default(),
             chosen: RefCell::new(Chosen::open(gpu.properties(), cache)),
+            tune: Cell::new(false),
             workspace: gpu.allocate(WORKSPACE)?,
             handle: Handle(handle),
         })
     }
 
-    /// `y = x * weight^T + bias`. The first product of its sizes looks for the fastest algorithm, which must not happen
-    /// while work is recorded.
+    /// Whether products of new sizes look for the fastest algorithm, which takes seconds and must not happen while work
+    /// is recorded. Otherwise they take that of a product of nearly as many rows.
+    pub fn tune(&self, tune: bool) {
+        self.tune.set(tune);
+    }
+
+    /// `y = x * weight^T + bias`.
     ///
     /// # Errors
     /// When a region is too small, there is no algorithm, or the driver reports a fault.
@@ -102,7 +121,7 @@ impl Matmuls {
         if let Some(bias) = bias {
             bias.require(n * output.bytes())?;
         }
-        let operands = plan::Operands {
+        let operands = Operands {
             handle: self.handle.0,
             y,
             x,
@@ -115,7 +134,8 @@ impl Matmuls {
         if let Some(plan) = plans.get(&key) {
             return plan.run(gpu, &operands);
         }
-        let plan = Plan::new(gpu, product, &operands, &mut self.chosen.borrow_mut())?;
+        let mut chosen = self.chosen.borrow_mut();
+        let plan = Plan::new(gpu, product, &operands, &mut chosen, self.tune.get())?;
         plans.entry(key).or_insert(plan).run(gpu, &operands)
     }
 }

@@ -165,15 +165,6 @@ impl Layout {
         }
     }
 
-    /// Over nothing: every region is refused.
-    pub const fn none() -> Self {
-        Self {
-            base: 0,
-            used: 0,
-            limit: 0,
-        }
-    }
-
     /// Over a region.
     pub const fn over(region: Region) -> Self {
         Self {

@@ -54,7 +54,9 @@ impl TextEncoder {
     pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let config = checkpoint.text_encoder().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder)?;
+        let unused = format!("layers.{}.", config.num_hidden_layers - 1);
+        let wanted = |name: &str| !name.starts_with(&unused);
+        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder, wanted)?;
         let layers = (0..config.num_hidden_layers - 1)
             .map(|i| Layer::load(&mut loader, &config, &format!("layers.{i}")))
             .collect::<Result<_, _>>()?;

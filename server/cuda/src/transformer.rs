@@ -28,6 +28,9 @@ use zimage_core::rotary::{self, Position, SEQUENCE_MULTIPLE};
 /// Epsilon of the last layer's norm.
 const LAST_NORM_EPS: f32 = 1e-6;
 
+/// Random numbers that memory is filled with, again and again.
+const SOME: usize = 1 << 18;
+
 /// What a forward's plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sizes {
@@ -131,16 +134,27 @@ impl Transformer {
 
     /// Fills what a forward reads with normal numbers: a card draws less power and is faster on zeros.
     pub(crate) fn fill(&self, gpu: &Gpu, work: &Work) -> Result<(), GpuError> {
-        let mut numbers = Generator::new(0);
-        for region in [work.latents, work.modulation, work.last_scale] {
-            gpu.upload(region, &numbers.randn(region.bytes() / F32))?;
-        }
-        let caption = numbers.randn(work.caption.bytes() / BF16);
-        let caption: Vec<u16> = caption
-            .into_iter()
-            .map(|number| bf16::from_f32(number).to_bits())
+        let numbers = Generator::new(0).randn(SOME);
+        let bits: Vec<u16> = numbers
+            .iter()
+            .map(|&number| bf16::from_f32(number).to_bits())
             .collect();
-        gpu.upload(work.caption, &caption)
+        for region in [work.latents, work.modulation, work.last_scale] {
+            gpu.upload_repeated(region, &numbers)?;
+        }
+        for region in work.blocks.products_operands() {
+            gpu.upload_repeated(region, &bits)?;
+        }
+        gpu.upload_repeated(work.caption, &bits)
+    }
+
+    /// Computes the products that a forward consists of, so that their algorithms are chosen for these sizes, and not for
+    /// the refiner's, which are nearly the same.
+    pub(crate) fn tune(&self, compute: &Compute, work: &Work) -> Result<(), GpuError> {
+        match self.layers.first() {
+            Some(block) => self.multiply(compute, block, &work.blocks, work.sizes.joint()),
+            None => Ok(()),
+        }
     }
 
     /// Puts one forward on the stream. Reads the work's latents, caption and modulation rows; the caption does not

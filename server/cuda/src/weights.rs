@@ -15,10 +15,14 @@ use crate::memory::{Layout, Memory, Region};
 use crate::ops::{BF16, F32};
 use half::bf16;
 use staging::Staging;
+use zimage_checkpoint::layout::Expected;
 use zimage_checkpoint::{Checkpoint, Component, TensorView};
 
-/// Device memory is taken in pieces of at least this many bytes.
-const PIECE: usize = 256 << 20;
+/// What was not counted takes memory in pieces of this many bytes: only sizes that are filled up need it.
+const PIECE: usize = 16 << 20;
+
+/// Regions begin at multiples of this.
+const ALIGNMENT: usize = 256;
 
 /// Reads one component's tensors into device memory.
 pub(crate) struct Loader<'a> {
@@ -31,18 +35,29 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
+    /// For the tensors whose names `wanted` takes.
     pub(crate) fn new(
         gpu: &'a Gpu,
         checkpoint: &'a Checkpoint,
         component: Component,
+        wanted: impl Fn(&str) -> bool,
     ) -> Result<Self, LoadError> {
+        let tensors = checkpoint.expected(component);
+        let bytes = |tensor: &Expected| {
+            // Vectors may be kept in float32.
+            let width = if tensor.shape.len() == 1 { F32 } else { BF16 };
+            let count: usize = tensor.shape.iter().product();
+            (count * width).next_multiple_of(ALIGNMENT)
+        };
+        let wanted = tensors.iter().filter(|tensor| wanted(&tensor.name));
+        let memory = gpu.allocate(wanted.map(bytes).sum())?;
         Ok(Self {
             gpu,
             checkpoint,
             component,
             staging: Staging::new(gpu)?,
-            memory: Vec::new(),
-            layout: Layout::none(),
+            layout: Layout::over(memory.region()),
+            memory: vec![memory],
         })
     }
 

@@ -59,6 +59,7 @@ impl Plan {
         let work = transformer.lay_out(&mut Layout::over(arena), sizes, table.region())?;
         // Chooses algorithms and builds plans, which cannot be recorded.
         transformer.fill(gpu, &work)?;
+        transformer.tune(compute, &work)?;
         transformer.forward(compute, &work)?;
         gpu.synchronize()?;
         let graph = match gpu.capture(|| transformer.forward(compute, &work)) {

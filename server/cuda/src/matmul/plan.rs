@@ -1,66 +1,50 @@
 //! One product's description and algorithm.
 
 use super::chosen::Chosen;
-use super::{Output, Product, WORKSPACE};
+use super::description::Description;
+use super::search::search;
+use super::{Operands, Product};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
-use crate::memory::Region;
-use cudarc::cublaslt::result::{self, CublasError};
-use cudarc::cublaslt::sys;
-use cudarc::driver::sys::CUevent_flags;
-use std::ffi::c_void;
+use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t as Algorithm;
 use std::time::{Duration, Instant};
-
-/// Algorithms that the library's heuristics are asked for.
-const OFFERED: usize = 8;
 
 /// Products of fewer multiplications take the first algorithm: their time is the launch.
 const WORTH_TUNING: usize = 1 << 30;
 
-/// Products of fewer multiplications are compared on the card as it is; larger ones when it is as hot as under load.
-const WORTH_HEATING: usize = 1 << 34;
+/// For products of fewer multiplications the offered algorithms are compared alone.
+const WORTH_SEARCHING: usize = 1 << 34;
 
-/// Turns in which the algorithms are timed.
+/// Turns in which the offered algorithms are timed.
 const TURNS: usize = 12;
 
-/// How long the card computes before the turns.
-const HEAT: Duration = Duration::from_millis(500);
+/// Algorithms that are compared on a hot card after a search.
+const FINALISTS: usize = 6;
 
-/// What a product is computed of.
-pub(super) struct Operands {
-    pub(super) handle: sys::cublasLtHandle_t,
-    pub(super) y: Region,
-    pub(super) x: Region,
-    pub(super) weight: Region,
-    pub(super) bias: Option<Region>,
-    pub(super) workspace: Region,
-}
+/// How long a finalist computes without a pause. A card at its power limit lowers its clock within this time, so what
+/// takes less energy is faster.
+const HOT: Duration = Duration::from_millis(200);
 
 /// A description and the algorithm that computes it.
 pub(super) struct Plan {
     description: Description,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+    algorithm: Algorithm,
 }
 
 impl Plan {
+    /// With the algorithm that was chosen for the product, or with `tune` the one that is fastest now, or the one that
+    /// was chosen for a product of nearly as many rows.
     pub(super) fn new(
         gpu: &Gpu,
         product: Product,
         operands: &Operands,
         chosen: &mut Chosen,
+        tune: bool,
     ) -> Result<Self, GpuError> {
         let description = Description::new(product, operands.bias.is_some())?;
-        let key = format!(
-            "{}x{}x{} {:?}{}",
-            product.m,
-            product.n,
-            product.k,
-            product.output,
-            if operands.bias.is_some() { " bias" } else { "" }
-        );
-        if let Some(algorithm) = chosen.get(&key)
-            && description.accepts(operands.handle, &algorithm)
-        {
+        let key = super::chosen::key(product, operands.bias.is_some());
+        let accepted = |algorithm: &Algorithm| description.accepts(operands.handle, algorithm);
+        if let Some(algorithm) = chosen.get(&key, product.m).filter(accepted) {
             return Ok(Self {
                 description,
                 algorithm,
@@ -68,14 +52,19 @@ impl Plan {
         }
         let offered = description.offered(operands.handle)?;
         let size = product.m * product.n * product.k;
-        if size < WORTH_TUNING {
-            return Ok(Self {
-                description,
-                algorithm: offered[0],
-            });
-        }
-        let algorithm = description.fastest(gpu, operands, &offered, size >= WORTH_HEATING)?;
-        chosen.set(key, algorithm);
+        let algorithm = if tune && size >= WORTH_TUNING {
+            let tuning = Tuning {
+                gpu,
+                operands,
+                description: &description,
+            };
+            let algorithm = tuning.fastest(&offered, size >= WORTH_SEARCHING)?;
+            chosen.set(key, product.m, algorithm);
+            algorithm
+        } else {
+            let near = chosen.nearest(&key, product.m).filter(accepted);
+            near.unwrap_or(offered[0])
+        };
         Ok(Self {
             description,
             algorithm,
@@ -87,238 +76,67 @@ impl Plan {
     }
 }
 
-/// Row-major y = x * weight^T is what cuBLASLt, which counts by columns, calls the product of the transposed weight
-/// and x.
-struct Description {
-    product: sys::cublasLtMatmulDesc_t,
-    weight: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    y: sys::cublasLtMatrixLayout_t,
+/// A product whose algorithms are compared.
+struct Tuning<'a> {
+    gpu: &'a Gpu,
+    operands: &'a Operands,
+    description: &'a Description,
 }
 
-impl Drop for Description {
-    fn drop(&mut self) {
-        // SAFETY: the description was created with this one and is destroyed only here.
-        let _ = unsafe { result::destroy_matmul_desc(self.product) };
-        for layout in [self.weight, self.x, self.y] {
-            // SAFETY: the layout was created with this description and is destroyed only here.
-            let _ = unsafe { result::destroy_matrix_layout(layout) };
+impl Tuning<'_> {
+    fn fastest(&self, offered: &[Algorithm], everything: bool) -> Result<Algorithm, GpuError> {
+        let best = self.in_turns(offered)?;
+        if !everything {
+            return Ok(best);
         }
-    }
-}
-
-fn failed(call: &'static str) -> impl FnOnce(CublasError) -> GpuError {
-    move |error| GpuError::library(call, error)
-}
-
-impl Description {
-    fn new(product: Product, bias: bool) -> Result<Self, GpuError> {
-        let stored = match product.output {
-            Output::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
-            Output::F32 => sys::cudaDataType_t::CUDA_R_32F,
-        };
-        let layout = |dtype, rows: usize, columns: usize| {
-            result::create_matrix_layout(dtype, rows as u64, columns as u64, rows as i64)
-                .map_err(failed("cublasLtMatrixLayoutCreate"))
-        };
-        let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
-        let description = Self {
-            product: result::create_matmul_desc(
-                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                sys::cudaDataType_t::CUDA_R_32F,
-            )
-            .map_err(failed("cublasLtMatmulDescCreate"))?,
-            weight: layout(bf16, product.k, product.n)?,
-            x: layout(bf16, product.k, product.m)?,
-            y: layout(stored, product.n, product.m)?,
-        };
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1i32)?;
-        if bias {
-            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        }
-        Ok(description)
+        let time = |algorithm: &Algorithm| self.time(algorithm, 1).ok();
+        let mut finalists = search(self.operands.handle, self.description, time);
+        finalists.truncate(FINALISTS - 1);
+        finalists.push(best);
+        self.hot(&finalists)
     }
 
-    fn set<T>(
-        &self,
-        attribute: sys::cublasLtMatmulDescAttributes_t,
-        value: &T,
-    ) -> Result<(), GpuError> {
-        let pointer: *const T = value;
-        // SAFETY: the description is alive, and the value's size is given with it.
-        unsafe {
-            result::set_matmul_desc_attribute(
-                self.product,
-                attribute,
-                pointer.cast(),
-                size_of::<T>(),
-            )
-        }
-        .map_err(failed("cublasLtMatmulDescSetAttribute"))
+    fn time(&self, algorithm: &Algorithm, runs: usize) -> Result<f32, GpuError> {
+        self.description
+            .time(self.gpu, self.operands, algorithm, runs)
     }
 
-    /// The fastest of some algorithms, which take turns: what the card's clock does meanwhile concerns all of them.
-    fn fastest(
-        &self,
-        gpu: &Gpu,
-        operands: &Operands,
-        algorithms: &[sys::cublasLtMatmulAlgo_t],
-        heat: bool,
-    ) -> Result<sys::cublasLtMatmulAlgo_t, GpuError> {
-        let first = algorithms[0];
-        let began = Instant::now();
-        while heat && began.elapsed() < HEAT {
-            self.time(gpu, operands, &first, 20)?;
-        }
+    /// The fastest of algorithms that take turns: what the card's clock does meanwhile concerns all of them.
+    fn in_turns(&self, algorithms: &[Algorithm]) -> Result<Algorithm, GpuError> {
         let mut totals = vec![0.0; algorithms.len()];
         for _ in 0..TURNS {
             for (total, algorithm) in totals.iter_mut().zip(algorithms) {
                 // What is offered and then refused is never the fastest.
-                *total += self
-                    .time(gpu, operands, algorithm, 4)
-                    .unwrap_or(f32::INFINITY);
+                *total += self.time(algorithm, 4).unwrap_or(f32::INFINITY);
             }
         }
-        let timed = totals.iter().zip(algorithms);
-        let best = timed.min_by(|(one, _), (other, _)| one.total_cmp(other));
-        Ok(best.map_or(first, |(_, &algorithm)| algorithm))
+        least(&totals, algorithms)
     }
 
-    /// The algorithms that the library offers, the one it thinks fastest first; at least one.
-    fn offered(
-        &self,
-        handle: sys::cublasLtHandle_t,
-    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, GpuError> {
-        let preference =
-            result::create_matmul_pref().map_err(failed("cublasLtMatmulPreferenceCreate"))?;
-        let most: *const usize = &WORKSPACE;
-        // SAFETY: the preference is alive, and the value has the eight bytes of the attribute.
-        let limited = unsafe {
-            result::set_matmul_pref_attribute(
-                preference,
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                most.cast(),
-                size_of::<usize>(),
-            )
-        };
-        // SAFETY: the structure is plain numbers, for which zeros are valid.
-        let empty: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
-        let (mut found, mut count) = (vec![empty; OFFERED], 0);
-        // SAFETY: every description is alive, and the results have room for as many as are asked for.
-        let status = unsafe {
-            sys::cublasLtMatmulAlgoGetHeuristic(
-                handle,
-                self.product,
-                self.weight,
-                self.x,
-                self.y,
-                self.y,
-                preference,
-                OFFERED as i32,
-                found.as_mut_ptr(),
-                &mut count,
-            )
-        };
-        // SAFETY: the preference was created above and is not used again.
-        let _ = unsafe { result::destroy_matmul_pref(preference) };
-        limited.map_err(failed("cublasLtMatmulPreferenceSetAttribute"))?;
-        status
-            .result()
-            .map_err(failed("cublasLtMatmulAlgoGetHeuristic"))?;
-        found.truncate(count as usize);
-        found.retain(|result| result.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
-        if found.is_empty() {
-            return Err(GpuError::library(
-                "cublasLtMatmulAlgoGetHeuristic",
-                "no algorithm",
-            ));
+    /// The fastest of algorithms that compute for a while each, twice, on a card that is hot from the first on.
+    fn hot(&self, algorithms: &[Algorithm]) -> Result<Algorithm, GpuError> {
+        let mut totals = vec![0.0; algorithms.len()];
+        for round in 0..3 {
+            for (total, algorithm) in totals.iter_mut().zip(algorithms) {
+                let began = Instant::now();
+                let (mut time, mut count) = (0.0, 0);
+                while began.elapsed() < HOT {
+                    time = self.time(algorithm, 40)?;
+                    count += 1;
+                }
+                // The last of several is timed at the clock that the algorithm itself brought about.
+                if round > 0 && count > 1 {
+                    *total += time;
+                }
+            }
         }
-        Ok(found.into_iter().map(|result| result.algo).collect())
+        least(&totals, algorithms)
     }
+}
 
-    /// Whether the library can compute this with an algorithm that was remembered.
-    fn accepts(
-        &self,
-        handle: sys::cublasLtHandle_t,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-    ) -> bool {
-        // SAFETY: the structure is plain numbers, for which zeros are valid.
-        let mut needs: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
-        // SAFETY: every description is alive; the library checks the algorithm's content.
-        let status = unsafe {
-            sys::cublasLtMatmulAlgoCheck(
-                handle,
-                self.product,
-                self.weight,
-                self.x,
-                self.y,
-                self.y,
-                algorithm,
-                &mut needs,
-            )
-        };
-        status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS && needs.workspaceSize <= WORKSPACE
-    }
-
-    /// Milliseconds of a product that is computed so many times, after one that does not count.
-    fn time(
-        &self,
-        gpu: &Gpu,
-        operands: &Operands,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-        runs: usize,
-    ) -> Result<f32, GpuError> {
-        let event = || {
-            gpu.stream()
-                .context()
-                .new_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-        };
-        let (start, end) = (event()?, event()?);
-        self.run(gpu, operands, algorithm)?;
-        start.record(gpu.stream())?;
-        for _ in 0..runs {
-            self.run(gpu, operands, algorithm)?;
-        }
-        end.record(gpu.stream())?;
-        Ok(start.elapsed_ms(&end)?)
-    }
-
-    fn run(
-        &self,
-        gpu: &Gpu,
-        operands: &Operands,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-    ) -> Result<(), GpuError> {
-        if let Some(bias) = operands.bias {
-            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
-            self.set(attribute, &bias.pointer())?;
-        }
-        let (one, zero) = (1f32, 0f32);
-        let scalar = |value: &f32| -> *const c_void { std::ptr::from_ref(value).cast() };
-        // SAFETY: every description is alive; the caller checked that the regions hold what the sizes say; the scratch
-        // memory has the size that the algorithm was asked to keep to. Work on it is ordered by the one stream.
-        unsafe {
-            result::matmul(
-                operands.handle,
-                self.product,
-                scalar(&one),
-                scalar(&zero),
-                operands.weight.pointer() as *const c_void,
-                self.weight,
-                operands.x.pointer() as *const c_void,
-                self.x,
-                operands.y.pointer() as *const c_void,
-                self.y,
-                operands.y.pointer() as *mut c_void,
-                self.y,
-                algorithm,
-                operands.workspace.pointer() as *mut c_void,
-                WORKSPACE,
-                gpu.stream().cu_stream().cast(),
-            )
-        }
-        .map_err(failed("cublasLtMatmul"))
-    }
+fn least(totals: &[f32], algorithms: &[Algorithm]) -> Result<Algorithm, GpuError> {
+    let timed = totals.iter().zip(algorithms);
+    let best = timed.min_by(|(one, _), (other, _)| one.total_cmp(other));
+    let none = || GpuError::library("cublasLtMatmul", "no algorithm computes");
+    best.map(|(_, &algorithm)| algorithm).ok_or_else(none)
 }

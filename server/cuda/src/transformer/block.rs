@@ -50,6 +50,13 @@ impl BlockWork {
     }
 }
 
+impl BlockWork {
+    /// What the products read.
+    pub(super) const fn products_operands(&self) -> [Region; 3] {
+        [self.y, self.attended, self.activated]
+    }
+}
+
 /// What the time does to a block: four vectors in float32.
 #[derive(Clone, Copy)]
 struct Modulation {
@@ -135,6 +142,22 @@ impl Transformer {
             add_norm(gpu, rows, work.x, added, next)?;
         }
         Ok(())
+    }
+
+    /// The products of a block, each of whatever its operands hold.
+    pub(super) fn multiply(
+        &self,
+        compute: &Compute,
+        block: &Block,
+        work: &BlockWork,
+        tokens: usize,
+    ) -> Result<(), GpuError> {
+        block.qkv.run(compute, tokens, work.qkv, work.y)?;
+        block.out.run(compute, tokens, work.h, work.attended)?;
+        block
+            .gate_and_up
+            .run(compute, tokens, work.gate_and_up, work.y)?;
+        block.down.run(compute, tokens, work.h, work.activated)
     }
 
     /// From the normed hidden states to what is added to them.

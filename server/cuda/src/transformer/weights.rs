@@ -53,7 +53,7 @@ impl Transformer {
     pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let config = checkpoint.transformer().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::Transformer)?;
+        let mut loader = Loader::new(gpu, checkpoint, Component::Transformer, |_| true)?;
         let (dim, adaln, patch) = (config.dim, config.adaln_dim(), config.patch_dim());
         let caption = config.cap_feat_dim;
         let last = "all_final_layer.2-1";

@@ -35,7 +35,9 @@ impl Encoder {
     pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let config = checkpoint.vae().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::Vae)?;
+        let mut loader = Loader::new(gpu, checkpoint, Component::Vae, |name| {
+            name.starts_with("encoder.")
+        })?;
         let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let conv_in = (config.in_channels, first);

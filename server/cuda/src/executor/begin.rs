@@ -1,0 +1,180 @@
+//! What happens before the first step.
+
+use super::start_image::Image;
+use super::step::{Guided, State};
+use super::{CudaExecutor, sizes};
+use crate::error::GpuError;
+use crate::ops::F32;
+use crate::transformer::Modulations;
+use std::sync::Arc;
+use std::thread;
+use zimage_checkpoint::EncodedPrompt;
+use zimage_core::executor::{Begun, ExecutorError, Slot};
+use zimage_core::guidance::Guidance;
+use zimage_core::noise::Generator;
+use zimage_core::omni;
+use zimage_core::pixels::Pixels;
+use zimage_core::request::ImageRequest;
+use zimage_core::schedule::NoiseSchedule;
+use zimage_core::validate;
+
+/// Schedules whose modulations are kept.
+const SCHEDULES: usize = 4;
+
+/// The random numbers of a request.
+struct Numbers {
+    /// diffusers encodes a start image with the same generator, before it draws the noise. Empty without one.
+    of_image: Vec<f32>,
+    noise: Vec<f32>,
+}
+
+impl Numbers {
+    fn draw(request: &ImageRequest, count: usize) -> Self {
+        let mut generator = Generator::new(request.noise.seed);
+        Self {
+            of_image: generator.randn(if request.init.is_some() { count } else { 0 }),
+            noise: generator.image_noise(request.noise, count),
+        }
+    }
+}
+
+impl CudaExecutor {
+    pub(super) fn begin_checked(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
+        let [_, rows, columns] = self.transformer.limits();
+        validate::check(request, rows, columns)?;
+        omni::check(request, false)?;
+        let prompt = self.encode("prompt", &request.prompt)?;
+        let guidance = Guidance::of(request);
+        let negative = match guidance {
+            Some(_) => Some(
+                self.encode("negative_prompt", &request.negative_prompt)?
+                    .ids,
+            ),
+            None => None,
+        };
+        let longest = prompt.ids.len().max(negative.as_ref().map_or(0, Vec::len));
+        // What cannot be decoded later is not begun.
+        let needs = self.needs(sizes(request, longest.next_multiple_of(32)))?;
+        self.scratch(needs)?;
+        let negative = guidance.zip(negative.as_deref());
+        let state = self.start(request, &prompt.ids, negative)?;
+        let steps = (state.schedule.steps() - state.step) as u32;
+        let slot = Slot(self.next_slot);
+        // Wraps after four thousand million requests, when the first are long released.
+        self.next_slot = self.next_slot.wrapping_add(1);
+        self.states.insert(slot, state);
+        Ok(Begun {
+            slot,
+            steps,
+            prompt_tokens: prompt.ids.len() as u32,
+            truncated: prompt.truncated,
+        })
+    }
+
+    fn encode(&self, field: &'static str, prompt: &str) -> Result<EncodedPrompt, ExecutorError> {
+        let encoded = self
+            .prompts
+            .encode(prompt)
+            .map_err(|error| ExecutorError::Failed(error.to_string()))?;
+        let (length, [longest, ..]) = (encoded.ids.len(), self.transformer.limits());
+        let message = match length {
+            0 => "the chat template made no text of the prompt".to_owned(),
+            _ if length.next_multiple_of(32) > longest => {
+                format!(
+                    "{field} has {length} tokens; this model computes at most {}",
+                    longest / 32 * 32
+                )
+            }
+            _ => return Ok(encoded),
+        };
+        Err(ExecutorError::InvalidRequest { field, message })
+    }
+
+    /// The modulations of a schedule, which requests of as many steps share.
+    fn modulations(&mut self, schedule: &NoiseSchedule) -> Result<Arc<Modulations>, GpuError> {
+        let steps = schedule.steps() as u32;
+        if let Some((_, known)) = self.schedules.iter().find(|(known, _)| *known == steps) {
+            return Ok(Arc::clone(known));
+        }
+        let times: Vec<f32> = (0..schedule.steps())
+            .map(|step| schedule.time(step))
+            .collect();
+        let modulations = Arc::new(self.transformer.modulations(&self.compute, &times)?);
+        self.schedules.push_front((steps, Arc::clone(&modulations)));
+        self.schedules.truncate(SCHEDULES);
+        Ok(modulations)
+    }
+
+    fn start(
+        &mut self,
+        request: &ImageRequest,
+        prompt: &[u32],
+        negative: Option<(Guidance, &[u32])>,
+    ) -> Result<State, GpuError> {
+        let (rows, columns) = (request.height as usize / 16, request.width as usize / 16);
+        let patches = self.transformer.patches(rows, columns);
+        let count = patches.numbers();
+        // The prompt goes through the GPU while the host draws the noise.
+        let (captions, numbers) = thread::scope(|scope| {
+            let drawing = scope.spawn(|| Numbers::draw(request, count));
+            let captions = self.captions_of(prompt, negative.map(|(_, ids)| ids));
+            (captions, drawing.join())
+        });
+        let (caption, negative_caption) = captions?;
+        let numbers =
+            numbers.map_err(|_| GpuError::library("drawing the noise", "the thread panicked"))?;
+        let guided = match negative.zip(negative_caption) {
+            Some(((guidance, _), negative)) => Some(Guided {
+                guidance,
+                negative,
+                positive: self.compute.gpu.allocate(count * F32)?,
+            }),
+            None => None,
+        };
+        let schedule = NoiseSchedule::new(
+            self.scheduler.shift,
+            self.scheduler.num_train_timesteps,
+            request.num_inference_steps,
+        );
+        let modulations = self.modulations(&schedule)?;
+        let image = match &request.init {
+            Some(init) => Some(self.encode_image(&init.pixels, &numbers.of_image)?),
+            None => None,
+        };
+        let noise = numbers.noise;
+        let gpu = &self.compute.gpu;
+        let latents = gpu.allocate(count * F32)?;
+        let (step, start) = match request.init.as_ref().zip(image) {
+            Some((init, image)) => {
+                let image = Image {
+                    latents: image,
+                    noise,
+                    mask: init.mask.as_deref(),
+                };
+                image.begin(gpu, request, &schedule, latents.region())?
+            }
+            None => {
+                gpu.upload(latents.region(), &noise)?;
+                (0, None)
+            }
+        };
+        Ok(State {
+            latents,
+            patches,
+            schedule,
+            modulations,
+            step,
+            caption,
+            guided,
+            start,
+        })
+    }
+
+    fn encode_image(&mut self, pixels: &Pixels, noise: &[f32]) -> Result<Vec<f32>, GpuError> {
+        let bytes = self
+            .encoder
+            .bytes(pixels.height() as usize, pixels.width() as usize)?;
+        let scratch = self.scratch(bytes)?;
+        self.encoder.encode(&self.compute, scratch, pixels, noise)
+    }
+}
