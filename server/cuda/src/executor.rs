@@ -116,6 +116,16 @@ impl CudaExecutor {
         Ok(all - free)
     }
 
+    /// A slot's latents (channels, height / 8, width / 8). Waits for the GPU.
+    ///
+    /// # Errors
+    /// When the slot is not taken, or earlier work failed.
+    pub fn latents(&self, slot: Slot) -> Result<Vec<f32>, ExecutorError> {
+        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
+        let count = state.patches.numbers();
+        Ok(self.gpu().download(state.latents.region(), count)?)
+    }
+
     fn warm_up(&mut self, (height, width): (u32, u32)) -> Result<(), LoadError> {
         let request = ImageRequest {
             prompt: "a lighthouse".to_owned(),
@@ -201,10 +211,9 @@ impl Executor for CudaExecutor {
 
     fn preview(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
         self.gpu().bind()?;
+        let latents = self.latents(slot)?;
         let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
         let (rows, columns) = (state.patches.rows, state.patches.columns);
-        let count = state.patches.numbers();
-        let latents = self.gpu().download::<f32>(state.latents.region(), count)?;
         let projection = match self.projection.take() {
             Some(projection) => projection,
             None => {

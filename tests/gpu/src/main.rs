@@ -1,7 +1,7 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
 //! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags; `--figures` prints what
-//! single operations take.
+//! single operations take, `--latents MODEL FOLDER` writes what tests/bench/truth.py compares.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stdout,
@@ -10,11 +10,13 @@
 )]
 
 mod figures;
+mod latents;
 mod model;
 mod operations;
 mod oracle;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::Path;
 use std::process::ExitCode;
 use zimage_cuda::{Compute, GpuOptions};
 
@@ -28,16 +30,15 @@ type OperationTest = fn(&Compute) -> Outcome;
 type ModelTest = fn() -> Outcome;
 
 /// Prints what single operations take, for the sizes of a 1024x1024 and a 512x512 image.
-fn figures() -> ExitCode {
-    let printed = Compute::open(&GpuOptions::default())
-        .map_err(Failed::from)
-        .and_then(|compute| {
-            println!("{}", compute.gpu.properties());
-            [4160, 1088]
-                .iter()
-                .try_for_each(|&tokens| figures::print(&compute, tokens))
-        });
-    match printed {
+fn figures() -> Outcome {
+    let compute = Compute::open(&GpuOptions::default())?;
+    println!("{}", compute.gpu.properties());
+    let mut sizes = [4160, 1088].iter();
+    sizes.try_for_each(|&tokens| figures::print(&compute, tokens))
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", error.message().unwrap_or("failed"));
@@ -47,8 +48,13 @@ fn figures() -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--figures") {
-        return figures();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--figures"] => return ended(figures()),
+        ["--latents", model, folder] => {
+            return ended(latents::write(Path::new(model), Path::new(folder)));
+        }
+        _ => {}
     }
     let mut arguments = Arguments::from_args();
     // One GPU, and figures of its memory: one test at a time.
