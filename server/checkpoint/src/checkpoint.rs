@@ -8,6 +8,7 @@ use crate::component::Component;
 use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::error::CheckpointError;
 use crate::layout::{self, Expected};
+use crate::lora::{self, Lora, LoraChanges};
 use crate::prompt::{EncodedPrompt, PromptEncoder};
 use crate::shard::TensorView;
 use crate::weights::Weights;
@@ -27,6 +28,8 @@ pub struct Checkpoint {
     siglip: Option<Siglip>,
     /// In the order of [`Component::ALL`].
     weights: Vec<Weights>,
+    /// Merged into the transformer's weights, in this order.
+    loras: Vec<LoraChanges>,
     prompts: Arc<PromptEncoder>,
 }
 
@@ -122,8 +125,27 @@ impl Checkpoint {
             scheduler,
             siglip,
             weights,
+            loras: Vec::new(),
             prompts: Arc::new(PromptEncoder::open(dir)?),
         })
+    }
+
+    /// Lets every weight of the transformer be read with the files' changes added to it, in float32.
+    ///
+    /// # Errors
+    /// When a key of a file is for no weight of this transformer, or for one of another shape: the first such keys are
+    /// named, and all are counted.
+    pub fn with_loras(mut self, loras: Vec<Lora>) -> Result<Self, CheckpointError> {
+        let expected = self.expected(Component::Transformer);
+        for lora in loras {
+            self.loras.push(lora.fit(&expected)?);
+        }
+        Ok(self)
+    }
+
+    /// The files that [`Self::with_loras`] merges.
+    pub fn loras(&self) -> &[LoraChanges] {
+        &self.loras
     }
 
     /// The model's folder.
@@ -161,7 +183,7 @@ impl Checkpoint {
         &Component::ALL[..self.weights.len()]
     }
 
-    /// A tensor by the name that [`layout`] gives it.
+    /// A tensor by the name that [`layout`] gives it, with the changes of every LoRA: float32 where there are any.
     ///
     /// # Errors
     /// When it is missing or stored in a format that is not read.
@@ -170,6 +192,16 @@ impl Checkpoint {
         component: Component,
         name: &str,
     ) -> Result<TensorView<'_>, CheckpointError> {
+        let stored = self.stored(component, name)?;
+        if component == Component::Transformer {
+            lora::merge(&self.loras, name, stored)
+        } else {
+            Ok(stored)
+        }
+    }
+
+    /// A tensor as the file has it.
+    fn stored(&self, component: Component, name: &str) -> Result<TensorView<'_>, CheckpointError> {
         let problem = || {
             format!(
                 "the model has no {}: it is no Omni model",
@@ -198,9 +230,19 @@ impl Checkpoint {
         name: &str,
         shape: &[usize],
     ) -> Result<TensorView<'_>, CheckpointError> {
-        let tensor = self.tensor(component, name)?;
+        self.check_shape(component, name, shape)?;
+        self.tensor(component, name)
+    }
+
+    fn check_shape(
+        &self,
+        component: Component,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(), CheckpointError> {
+        let tensor = self.stored(component, name)?;
         if tensor.shape == shape {
-            return Ok(tensor);
+            return Ok(());
         }
         let problem = format!(
             "tensor {name:?} has shape {:?}; {shape:?} is needed",
@@ -241,7 +283,7 @@ impl Checkpoint {
     pub fn verify(&self) -> Result<(), CheckpointError> {
         for &component in self.components() {
             for Expected { name, shape } in self.expected(component) {
-                self.tensor_of_shape(component, &name, &shape)?;
+                self.check_shape(component, &name, &shape)?;
             }
         }
         Ok(())

@@ -3,11 +3,12 @@
 //! ```text
 //! model_index.json, */config.json ──┐
 //! *.safetensors, index             ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
+//! LoRA, LoKR files                 ─┤                                  (or the sum of these and the files' changes)
 //! tokenizer/*                      ─┘               └─> encode(prompt): token ids
 //! Shape, seed ──> make_model ──> the same files
 //! ```
 //!
-//! Invariants: nothing here computes with weights; a malformed file is an error that names it, never a panic and never
+//! Invariants: nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that names it, never a panic and never
 //! an allocation larger than the file.
 
 mod checkpoint;
@@ -15,6 +16,7 @@ mod component;
 pub mod config;
 mod error;
 pub mod layout;
+mod lora;
 mod make_model;
 mod prompt;
 mod read;
@@ -28,6 +30,7 @@ mod write;
 pub use checkpoint::{Checkpoint, Siglip};
 pub use component::Component;
 pub use error::CheckpointError;
+pub use lora::{Lora, LoraChanges};
 pub use make_model::make_model;
 pub use prompt::{EncodedPrompt, MAX_TOKENS, PromptEncoder};
 pub use shape::{Shape, UnknownShape};

@@ -4,6 +4,7 @@ use crate::error::CheckpointError;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -25,19 +26,21 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// The values, little-endian, row by row. Not aligned.
-    pub bytes: &'a [u8],
+    /// The values, little-endian, row by row. Not aligned. Owned where they are not what the file has.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl TensorView<'_> {
     /// The values as single precision numbers.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
-            DType::F32 => values(self.bytes, f32::from_le_bytes),
-            DType::BF16 => values(self.bytes, |bytes| {
+            DType::F32 => values(&self.bytes, f32::from_le_bytes),
+            DType::BF16 => values(&self.bytes, |bytes| {
                 half::bf16::from_le_bytes(bytes).to_f32()
             }),
-            DType::F16 => values(self.bytes, |bytes| half::f16::from_le_bytes(bytes).to_f32()),
+            DType::F16 => values(&self.bytes, |bytes| {
+                half::f16::from_le_bytes(bytes).to_f32()
+            }),
         }
     }
 }
@@ -47,13 +50,27 @@ fn values<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f3
     numbers.iter().map(|&number| read(number)).collect()
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
+    /// Values that are in no file.
+    pub(crate) fn owned(shape: Vec<usize>, values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        Self {
+            dtype: DType::F32,
+            shape,
+            bytes: Cow::Owned(bytes.collect()),
+        }
+    }
+
     /// The first, second or third part of the rows: q, k or v of a joined projection.
     fn third(self, number: usize) -> Option<Self> {
         let rows = self.shape.first().filter(|rows| rows.is_multiple_of(3))? / 3;
         let length = self.bytes.len() / 3;
         let shape = [&[rows], &self.shape[1..]].concat();
-        let bytes = self.bytes.get(number * length..(number + 1) * length)?;
+        let range = number * length..(number + 1) * length;
+        let bytes = match self.bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(range)?),
+            Cow::Owned(bytes) => Cow::Owned(bytes.get(range)?.to_vec()),
+        };
         Some(Self {
             shape,
             bytes,
@@ -101,6 +118,12 @@ impl Shard {
         self.metadata.offset_keys()
     }
 
+    /// A text that the header has beside the tensors.
+    pub(crate) fn note(&self, name: &str) -> Option<&str> {
+        let notes = self.metadata.metadata().as_ref()?;
+        notes.get(name).map(String::as_str)
+    }
+
     pub(crate) fn has(&self, stored: &str) -> bool {
         self.metadata.info(stored).is_some()
     }
@@ -125,7 +148,9 @@ impl Shard {
         let whole = TensorView {
             dtype,
             shape: info.shape.clone(),
-            bytes: bytes.ok_or_else(|| wrong(format!("tensor {stored:?} lies behind the end")))?,
+            bytes: bytes
+                .map(Cow::Borrowed)
+                .ok_or_else(|| wrong(format!("tensor {stored:?} lies behind the end")))?,
         };
         match place.third {
             None => Ok(whole),

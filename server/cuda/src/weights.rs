@@ -89,7 +89,7 @@ impl<'a> Loader<'a> {
         let view = self.view(name, shape)?;
         let count: usize = shape.iter().product();
         let region = self.take(count * BF16)?;
-        self.staging.copy(region, view.bytes, view.dtype)?;
+        self.staging.copy(region, &view.bytes, view.dtype)?;
         Ok(region)
     }
 
@@ -106,7 +106,7 @@ impl<'a> Loader<'a> {
             let view = self.view(name, &[*rows, columns])?;
             let bytes = rows * columns * BF16;
             self.staging
-                .copy(region.part(start, bytes)?, view.bytes, view.dtype)?;
+                .copy(region.part(start, bytes)?, &view.bytes, view.dtype)?;
             start += bytes;
         }
         Ok(region)

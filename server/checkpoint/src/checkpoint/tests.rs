@@ -279,7 +279,7 @@ fn single_file(dir: &Path) -> Vec<u8> {
             .entry(stored)
             .or_insert_with(|| ([&[0], &tensor.shape[1..]].concat(), vec![]));
         shape[0] += tensor.shape[0];
-        bytes.extend(tensor.bytes);
+        bytes.extend(tensor.bytes.iter());
     }
     let views = tensors.iter().map(|(name, (shape, bytes))| {
         let view =
