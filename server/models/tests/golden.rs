@@ -10,9 +10,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use zimage_checkpoint::{Checkpoint, Shape, make_model};
+use zimage_checkpoint::{Checkpoint, Lora, Shape, make_model};
 use zimage_core::executor::Executor as _;
 use zimage_core::pixels::Pixels;
 use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
@@ -45,6 +45,9 @@ struct Case {
     /// Widths and heights of the condition images.
     #[serde(default)]
     references: Vec<[u32; 2]>,
+    /// Files of `golden/lora` without the shape's name, each with its scale.
+    #[serde(default)]
+    loras: Vec<(String, f32)>,
 }
 
 fn one() -> f32 {
@@ -189,12 +192,25 @@ fn read_png(name: &str) -> Pixels {
     Pixels::new(info.width, info.height, rgb).unwrap()
 }
 
+/// The model with the case's files merged into it.
+fn load(dir: &Path, case: &Case) -> CandleExecutor {
+    let open = |(name, scale): &(String, f32)| {
+        let file = format!("lora/{}-{name}.safetensors", case.shape);
+        Lora::open(&golden(&file), *scale).unwrap()
+    };
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let loras = case.loras.iter().map(open).collect();
+    CandleExecutor::load(&checkpoint.with_loras(loras).unwrap()).unwrap()
+}
+
 /// Runs every case of a shape; prints the largest differences and fails with the first that is too large.
 fn agree(shape: Shape) {
     let dir = tempfile::tempdir().unwrap();
     make_model(dir.path(), shape, 7).unwrap();
-    let mut executor = CandleExecutor::load(&Checkpoint::open(dir.path()).unwrap()).unwrap();
+    let mut plain = CandleExecutor::load(&Checkpoint::open(dir.path()).unwrap()).unwrap();
     for (name, case) in cases(shape) {
+        let mut merged = (!case.loras.is_empty()).then(|| load(dir.path(), &case));
+        let executor = merged.as_mut().unwrap_or(&mut plain);
         let expected = Expected::read(&name);
         let mut worst = expected.check(
             &executor

@@ -1,8 +1,8 @@
 """Makes the goldens beside this file: what diffusers computes from the models that make_model writes.
 
-Needs torch 2.11.0, torchvision 0.26.0 and diffusers 0.42.1 (with transformers 5.23 and safetensors) on a machine with AVX2.
-Without torchvision transformers resizes condition images with Pillow, whose rounding is another. Run from the repository's
-root:
+Needs torch 2.11.0, torchvision 0.26.0, diffusers 0.42.1 and peft 0.21.2 (with transformers 5.23 and safetensors) on a machine
+with AVX2. Without torchvision transformers resizes condition images with Pillow, whose rounding is another. Run from the
+repository's root:
 
     for shape in tiny odd omni; do
       cargo run --release -p zimage-checkpoint --example make_model -- $shape 7 out/golden/$shape
@@ -19,6 +19,8 @@ import torch
 from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImageOmniPipeline, ZImagePipeline
 from PIL import Image
 from safetensors.torch import save_file
+
+import lora
 
 HERE = Path(__file__).parent
 COMMON = {"width": 64, "height": 48, "num_inference_steps": 2, "guidance_scale": 0.0, "seed": 1}
@@ -59,6 +61,20 @@ CASES = {
     "inpaint-part": {"prompt": "a red dog", "strength": 0.5, "mask": True, "num_inference_steps": 6,
                      "guidance_scale": 1.0, "width": 96, "seed": 8},
 }
+SMALL = {"prompt": "a cat", "width": 32, "height": 16}
+# Names of files that lora.py writes, each with its scale.
+LORA_CASES = {
+    "lora-diffusers": [("diffusers", 1.0)],
+    "lora-metadata": [("metadata", 0.5)],
+    "lora-peft": [("peft", 1.0)],
+    "lora-comfyui": [("comfyui", 1.0)],
+    "lora-bare": [("bare", -0.5)],
+    "lora-kohya": [("kohya", 1.0)],
+    "lora-dots": [("dots", 1.0)],
+    "lora-lokr": [("lokr", 1.0)],
+    "lora-several": [("diffusers", 0.5), ("lokr", -1.0), ("kohya", 0.25)],
+}
+CASES |= {name: SMALL | {"loras": loras} for name, loras in LORA_CASES.items()}
 # "references" are the sizes of the condition images.
 OMNI_CASES = {
     "text-alone": {"prompt": "a red cat in the snow and the night of the blue house"},
@@ -182,8 +198,12 @@ def main(models):
     for shape in ("tiny", "odd", "omni"):
         pipe, cases = load(models, shape)
         pipe.set_progress_bar_config(disable=True)
+        if cases is CASES:
+            lora.write(HERE / "lora", shape, pipe.transformer)
         for name, case in cases.items():
-            images, tensors = run(pipe, case)
+            loras = case.get("loras", [])
+            arguments = {key: value for key, value in case.items() if key != "loras"}
+            images, tensors = run(lora.merged(pipe, HERE / "lora", shape, loras), arguments)
             name = f"{shape}-{name}"
             table[name] = COMMON | {"shape": shape} | case
             for index, image in enumerate(images):
