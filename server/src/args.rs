@@ -1,5 +1,6 @@
 //! The command line. Flags that diffusers has too carry diffusers' names.
 
+use crate::lora_file::LoraFile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use zimage_checkpoint::Shape;
@@ -75,6 +76,10 @@ pub(crate) struct Model {
     /// Number format of weights and activations.
     #[arg(long, visible_alias = "dtype", env = "ZIMAGE_PRECISION", value_enum, default_value_t = Precision::Auto)]
     pub(crate) precision: Precision,
+    /// LoRA or LoKR file to merge into the weights, with its scale if that is not 1: style.safetensors:0.8. Several add
+    /// up; a negative scale takes away. A file with a key that fits no weight is refused.
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = LoraFile::parse)]
+    pub(crate) lora: Vec<LoraFile>,
     #[command(flatten)]
     pub(crate) gpu: Gpu,
 }

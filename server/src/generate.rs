@@ -166,6 +166,9 @@ fn description(args: &Generate, request: &ImageRequest) -> Vec<(&'static str, St
         ),
         ("guidance_scale", request.guidance_scale.to_string()),
     ];
+    for lora in &args.model.lora {
+        text.push(("lora", lora.to_string()));
+    }
     if !request.negative_prompt.is_empty() {
         text.push(("negative_prompt", request.negative_prompt.clone()));
     }

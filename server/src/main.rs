@@ -14,6 +14,7 @@ mod bench;
 mod device;
 mod failure;
 mod generate;
+mod lora_file;
 mod make_model;
 mod nvml;
 mod serve;
