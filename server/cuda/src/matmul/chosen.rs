@@ -117,7 +117,7 @@ mod tests {
         chosen.set("a".to_owned(), 1088, algorithm(1));
         chosen.set("a".to_owned(), 4160, algorithm(4));
         let of = |rows| chosen.nearest("a", rows).map(|found| found.data[0]);
-        assert_eq!([1120, 2500, 4608, 8000].map(of), [1, 1, 4, 4].map(Some));
+        assert_eq!([1120, 2100, 4608, 8000].map(of), [1, 1, 4, 4].map(Some));
         assert_eq!([100, 9000].map(of), [None, None]);
         assert!(chosen.nearest("b", 1088).is_none());
         assert!(chosen.get("a", 4096).is_none());
