@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Check a checkpoint's files, tensors and shapes without loading it.
     Verify(Verify),
+    /// Write a checkpoint again in bfloat16, with a manifest that verify compares it with.
+    Convert(Convert),
     /// Write a checkpoint of random weights, for trials, tests and measurements.
     MakeModel(MakeModel),
     /// Measure what each part of a request costs on this machine.
@@ -64,12 +66,22 @@ pub(crate) enum Precision {
     Bfloat16,
 }
 
-/// Which model, and on what.
+/// Which model.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Model {
+pub(crate) struct Files {
     /// Folder of the checkpoint in the Hugging Face layout: the one with model_index.json.
     #[arg(long, env = "ZIMAGE_MODEL")]
     pub(crate) model: PathBuf,
+    /// One file with the transformer's weights, in place of the folder's: ComfyUI's safetensors file, or GGUF.
+    #[arg(long, env = "ZIMAGE_TRANSFORMER", value_name = "FILE")]
+    pub(crate) transformer: Option<PathBuf>,
+}
+
+/// Which model, and on what.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Model {
+    #[command(flatten)]
+    pub(crate) files: Files,
     /// What to compute on.
     #[arg(long, env = "ZIMAGE_DEVICE", value_enum, default_value_t = Device::Auto)]
     pub(crate) device: Device,
@@ -206,9 +218,17 @@ pub(crate) struct Bench {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Verify {
-    /// Folder of the checkpoint.
-    #[arg(long, env = "ZIMAGE_MODEL")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) files: Files,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Convert {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Folder to write: one that is not there, or empty.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]

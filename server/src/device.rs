@@ -2,9 +2,10 @@
 
 use crate::args::{Device, Model, Precision};
 use crate::failure::Failure;
+use crate::files;
 use crate::nvml::Gpus;
 use std::time::Instant;
-use zimage_checkpoint::{Checkpoint, CheckpointError, Lora};
+use zimage_checkpoint::Checkpoint;
 use zimage_core::executor::Executor;
 use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
@@ -42,37 +43,14 @@ pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
 pub(crate) fn load(model: &Model, chosen: Chosen) -> Result<Box<dyn Executor>, Failure> {
     let began = Instant::now();
     let fault = |error: &dyn std::error::Error| Failure::Model(error.to_string());
-    let checkpoint = open(model).map_err(|error| fault(&error))?;
+    let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executor: Box<dyn Executor> = match chosen {
         Chosen::Cpu => Box::new(CandleExecutor::load(&checkpoint).map_err(|error| fault(&error))?),
         Chosen::Cuda => Box::new(on_gpu(model, &checkpoint)?),
     };
     let seconds = began.elapsed().as_secs_f64();
-    tracing::info!(model = %model.model.display(), device = ?chosen, seconds, "the model is loaded");
+    tracing::info!(model = %model.files.model.display(), device = ?chosen, seconds, "the model is loaded");
     Ok(executor)
-}
-
-/// The checkpoint, verified, with the LoRAs to merge.
-fn open(model: &Model) -> Result<Checkpoint, CheckpointError> {
-    let loras = model
-        .lora
-        .iter()
-        .map(|lora| Lora::open(&lora.path, lora.scale))
-        .collect::<Result<_, _>>()?;
-    let checkpoint = Checkpoint::open(&model.model)?.with_loras(loras)?;
-    checkpoint.verify()?;
-    for lora in checkpoint.loras() {
-        tracing::info!(
-            file = %lora.path().display(),
-            scale = lora.scale(),
-            matched_keys = lora.matched_keys(),
-            redundant_keys = lora.redundant_keys(),
-            unmatched_keys = 0,
-            changed_weights = lora.changed_tensors(),
-            "a LoRA is merged into the weights"
-        );
-    }
-    Ok(checkpoint)
 }
 
 fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {

@@ -4,6 +4,7 @@
 //! serve       checkpoint ─▶ executor ─▶ engine ─▶ HTTP
 //! generate    checkpoint ─▶ executor ─▶ a file
 //! verify      checks a checkpoint without loading it
+//! convert     writes a checkpoint again in bfloat16
 //! make-model  writes a checkpoint of random weights
 //! bench       executor ─▶ a table
 //! ```
@@ -11,12 +12,15 @@
 
 mod args;
 mod bench;
+mod convert;
 mod device;
 mod failure;
+mod files;
 mod generate;
 mod lora_file;
 mod make_model;
 mod nvml;
+mod progress;
 mod serve;
 mod verify;
 
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::MakeModel(args) => make_model::run(&args),
     };

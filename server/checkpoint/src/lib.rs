@@ -6,6 +6,7 @@
 //! LoRA, LoKR files                 ─┤                                  (or the sum of these and the files' changes)
 //! tokenizer/*                      ─┘               └─> encode(prompt): token ids
 //! Shape, seed ──> make_model ──> the same files
+//! Checkpoint  ──> convert ─────> the same files in bfloat16, and zimage-manifest.json ──> check_manifest
 //! ```
 //!
 //! Invariants: nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that names it, never a panic and never
@@ -14,10 +15,12 @@
 mod checkpoint;
 mod component;
 pub mod config;
+mod convert;
 mod error;
 pub mod layout;
 mod lora;
 mod make_model;
+mod manifest;
 mod prompt;
 mod read;
 mod shape;
@@ -29,9 +32,11 @@ mod write;
 
 pub use checkpoint::{Checkpoint, Siglip};
 pub use component::Component;
+pub use convert::{Progress, convert};
 pub use error::CheckpointError;
 pub use lora::{Lora, LoraChanges};
 pub use make_model::make_model;
+pub use manifest::{MANIFEST, check_manifest};
 pub use prompt::{EncodedPrompt, MAX_TOKENS, PromptEncoder};
 pub use shape::{Shape, UnknownShape};
 pub use shard::{DType, TensorView};

@@ -19,6 +19,16 @@ pub enum DType {
     F16,
 }
 
+impl DType {
+    /// Bytes of a value.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::BF16 | Self::F16 => 2,
+        }
+    }
+}
+
 /// A tensor in a mapped file.
 #[derive(Clone, Debug)]
 pub struct TensorView<'a> {
@@ -59,6 +69,17 @@ impl<'a> TensorView<'a> {
             shape,
             bytes: Cow::Owned(bytes.collect()),
         }
+    }
+
+    /// The values in their order, divided into vectors of at most that many.
+    pub(crate) fn pieces(&self, values: usize) -> impl Iterator<Item = TensorView<'_>> {
+        let (dtype, size) = (self.dtype, self.dtype.bytes());
+        let pieces = self.bytes.chunks(values * size);
+        pieces.map(move |bytes| TensorView {
+            dtype,
+            shape: vec![bytes.len() / size],
+            bytes: Cow::Borrowed(bytes),
+        })
     }
 
     /// The first, second or third part of the rows: q, k or v of a joined projection.
