@@ -4,6 +4,7 @@ use crate::args::Files;
 use crate::failure::Failure;
 use crate::lora_file::LoraFile;
 use zimage_checkpoint::{Checkpoint, CheckpointError, Lora};
+use zimage_models::dequantize;
 
 /// The configurations and the headers of the weights; no weights are read.
 pub(crate) fn open(files: &Files) -> Result<Checkpoint, Failure> {
@@ -37,7 +38,7 @@ fn with_loras(files: &Files, loras: &[LoraFile]) -> Result<Checkpoint, Checkpoin
 
 fn checkpoint(files: &Files) -> Result<Checkpoint, CheckpointError> {
     match &files.transformer {
-        Some(file) => Checkpoint::open_with_transformer(&files.model, file),
+        Some(file) => Checkpoint::open_with_transformer(&files.model, file, dequantize),
         None => Checkpoint::open(&files.model),
     }
 }

@@ -7,6 +7,7 @@ pub use omni::Siglip;
 use crate::component::Component;
 use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::error::CheckpointError;
+use crate::gguf::Dequantize;
 use crate::layout::{self, Expected};
 use crate::lora::{self, Lora, LoraChanges};
 use crate::prompt::{EncodedPrompt, PromptEncoder};
@@ -42,16 +43,24 @@ impl Checkpoint {
         Self::open_parts(dir, None)
     }
 
-    /// As [`Self::open`], with the transformer's weights from one safetensors file: ComfyUI's names or diffusers'. The
-    /// folder's own may be missing; its configuration may not.
+    /// As [`Self::open`], with the transformer's weights from one safetensors or GGUF file: ComfyUI's names or
+    /// diffusers'. The folder's own may be missing; its configuration may not. Tensors that GGUF stores in blocks are read
+    /// with the function given, as float32.
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub fn open_with_transformer(dir: &Path, file: &Path) -> Result<Self, CheckpointError> {
-        Self::open_parts(dir, Some(file))
+    pub fn open_with_transformer(
+        dir: &Path,
+        file: &Path,
+        dequantize: Dequantize,
+    ) -> Result<Self, CheckpointError> {
+        Self::open_parts(dir, Some((file, dequantize)))
     }
 
-    fn open_parts(dir: &Path, transformer_file: Option<&Path>) -> Result<Self, CheckpointError> {
+    fn open_parts(
+        dir: &Path,
+        transformer_file: Option<(&Path, Dequantize)>,
+    ) -> Result<Self, CheckpointError> {
         let index = dir.join("model_index.json");
         let class = read::json::<Value>(&index)?["_class_name"].clone();
         let omni = class == "ZImageOmniPipeline";
@@ -109,7 +118,7 @@ impl Checkpoint {
         let mut weights = vec![
             Weights::open(dir, Component::TextEncoder)?,
             match transformer_file {
-                Some(file) => Weights::open_transformer_file(file)?,
+                Some((file, dequantize)) => Weights::open_transformer_file(file, dequantize)?,
                 None => Weights::open(dir, Component::Transformer)?,
             },
             Weights::open(dir, Component::Vae)?,
@@ -192,7 +201,7 @@ impl Checkpoint {
         component: Component,
         name: &str,
     ) -> Result<TensorView<'_>, CheckpointError> {
-        let stored = self.stored(component, name)?;
+        let stored = self.weights(component)?.tensor(name)?;
         if component == Component::Transformer {
             lora::merge(&self.loras, name, stored)
         } else {
@@ -200,8 +209,7 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor as the file has it.
-    fn stored(&self, component: Component, name: &str) -> Result<TensorView<'_>, CheckpointError> {
+    fn weights(&self, component: Component) -> Result<&Weights, CheckpointError> {
         let problem = || {
             format!(
                 "the model has no {}: it is no Omni model",
@@ -210,8 +218,7 @@ impl Checkpoint {
         };
         self.weights
             .get(component as usize)
-            .ok_or_else(|| CheckpointError::new(&self.dir, problem()))?
-            .tensor(name)
+            .ok_or_else(|| CheckpointError::new(&self.dir, problem()))
     }
 
     /// The file that holds the tensor, or should.
@@ -231,23 +238,29 @@ impl Checkpoint {
         shape: &[usize],
     ) -> Result<TensorView<'_>, CheckpointError> {
         self.check_shape(component, name, shape)?;
-        self.tensor(component, name)
+        Ok(TensorView {
+            shape: shape.to_vec(),
+            ..self.tensor(component, name)?
+        })
     }
 
+    /// Reads no values: those of a GGUF file would have to be computed.
     fn check_shape(
         &self,
         component: Component,
         name: &str,
         shape: &[usize],
     ) -> Result<(), CheckpointError> {
-        let tensor = self.stored(component, name)?;
-        if tensor.shape == shape {
+        let stored = self.weights(component)?.shape(name)?;
+        // GGUF's tools drop outer dimensions of one.
+        let significant = |shape: &[usize]| {
+            let outer = shape.iter().take_while(|&&length| length == 1).count();
+            shape[outer..].to_vec()
+        };
+        if significant(&stored) == significant(shape) {
             return Ok(());
         }
-        let problem = format!(
-            "tensor {name:?} has shape {:?}; {shape:?} is needed",
-            tensor.shape
-        );
+        let problem = format!("tensor {name:?} has shape {stored:?}; {shape:?} is needed");
         Err(CheckpointError::new(self.path_of(component, name), problem))
     }
 

@@ -42,7 +42,7 @@ pub struct Progress {
 
 /// Writes the checkpoint with every tensor in bfloat16, rounded to nearest even, and a manifest of the files' SHA-256.
 ///
-/// Tensors are read and written piece by piece. The folder has its name only when it is complete: until then it is
+/// Tensors are read and written piece by piece, those that GGUF stores in blocks one by one. The folder has its name only when it is complete: until then it is
 /// `.NAME.partial` beside it, which the next run for the same folder clears. Tensors that the configurations do not imply
 /// are left out.
 ///

@@ -2,21 +2,22 @@
 //!
 //! ```text
 //! model_index.json, */config.json ──┐
-//! *.safetensors, index             ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
+//! *.safetensors, index, *.gguf     ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
 //! LoRA, LoKR files                 ─┤                                  (or the sum of these and the files' changes)
 //! tokenizer/*                      ─┘               └─> encode(prompt): token ids
 //! Shape, seed ──> make_model ──> the same files
 //! Checkpoint  ──> convert ─────> the same files in bfloat16, and zimage-manifest.json ──> check_manifest
 //! ```
 //!
-//! Invariants: nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that names it, never a panic and never
-//! an allocation larger than the file.
+//! Invariants: nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that
+//! names it, never a panic and never an allocation larger than what the file implies.
 
 mod checkpoint;
 mod component;
 pub mod config;
 mod convert;
 mod error;
+mod gguf;
 pub mod layout;
 mod lora;
 mod make_model;
@@ -26,6 +27,7 @@ mod read;
 mod shape;
 mod shard;
 mod single_file;
+mod table;
 mod validate;
 mod weights;
 mod write;
@@ -34,6 +36,7 @@ pub use checkpoint::{Checkpoint, Siglip};
 pub use component::Component;
 pub use convert::{Progress, convert};
 pub use error::CheckpointError;
+pub use gguf::{BlockFormat, Dequantize};
 pub use lora::{Lora, LoraChanges};
 pub use make_model::make_model;
 pub use manifest::{MANIFEST, check_manifest};

@@ -56,7 +56,8 @@ impl Lora {
             return Err(wrong(format!("the scale {scale} is not a finite number")));
         }
         let file = Shard::open(path.to_owned())?;
-        let adapter = file.note(metadata::NAME).map(Adapter::parse).transpose();
+        let adapter = file.note(metadata::NAME);
+        let adapter = adapter.as_deref().map(Adapter::parse).transpose();
         let adapter = adapter.map_err(wrong)?.unwrap_or_default();
         let (mut modules, mut unknown) = (BTreeMap::new(), Vec::new());
         for stored in file.names() {

@@ -1,9 +1,9 @@
-//! One safetensors file, mapped into memory.
+//! One weight file, mapped into memory.
 
 use crate::error::CheckpointError;
+use crate::gguf::Dequantize;
+use crate::table::{self, Format, Stored, Table};
 use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub enum DType {
 
 impl DType {
     /// Bytes of a value.
-    const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::BF16 | Self::F16 => 2,
@@ -60,7 +60,7 @@ fn values<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f3
     numbers.iter().map(|&number| read(number)).collect()
 }
 
-impl<'a> TensorView<'a> {
+impl TensorView<'_> {
     /// Values that are in no file.
     pub(crate) fn owned(shape: Vec<usize>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
@@ -81,23 +81,6 @@ impl<'a> TensorView<'a> {
             bytes: Cow::Borrowed(bytes),
         })
     }
-
-    /// The first, second or third part of the rows: q, k or v of a joined projection.
-    fn third(self, number: usize) -> Option<Self> {
-        let rows = self.shape.first().filter(|rows| rows.is_multiple_of(3))? / 3;
-        let length = self.bytes.len() / 3;
-        let shape = [&[rows], &self.shape[1..]].concat();
-        let range = number * length..(number + 1) * length;
-        let bytes = match self.bytes {
-            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(range)?),
-            Cow::Owned(bytes) => Cow::Owned(bytes.get(range)?.to_vec()),
-        };
-        Some(Self {
-            shape,
-            bytes,
-            ..self
-        })
-    }
 }
 
 /// Where a tensor is in a file.
@@ -113,77 +96,129 @@ pub(crate) struct Place {
 pub(crate) struct Shard {
     pub(crate) path: PathBuf,
     map: Mmap,
-    /// Where the tensors' bytes begin.
-    data: usize,
-    metadata: Metadata,
+    table: Table,
+    /// For tensors that are stored in blocks.
+    dequantize: Option<Dequantize>,
 }
 
 impl Shard {
+    /// A safetensors or a GGUF file.
     pub(crate) fn open(path: PathBuf) -> Result<Self, CheckpointError> {
         let file = File::open(&path).map_err(CheckpointError::while_doing(&path, "open"))?;
         let map = map(&file).map_err(CheckpointError::while_doing(&path, "map"))?;
-        // Checks the header's length, that the tensors fill the file without gaps, and each tensor's size.
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(CheckpointError::while_doing(&path, "read the header"))?;
-        let data = header + size_of::<u64>();
+        let table =
+            table::read(&map).map_err(CheckpointError::while_doing(&path, "read the header"))?;
         Ok(Self {
             path,
             map,
-            data,
-            metadata,
+            table,
+            dequantize: None,
         })
+    }
+
+    /// Lets tensors that are stored in blocks be read.
+    pub(crate) fn dequantized_by(self, dequantize: Dequantize) -> Self {
+        Self {
+            dequantize: Some(dequantize),
+            ..self
+        }
     }
 
     /// Names of its tensors.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+        self.table.keys().cloned().collect()
     }
 
     /// A text that the header has beside the tensors.
-    pub(crate) fn note(&self, name: &str) -> Option<&str> {
-        let notes = self.metadata.metadata().as_ref()?;
-        notes.get(name).map(String::as_str)
+    pub(crate) fn note(&self, name: &str) -> Option<String> {
+        table::note(&self.map, name)
     }
 
     pub(crate) fn has(&self, stored: &str) -> bool {
-        self.metadata.info(stored).is_some()
+        self.table.contains_key(stored)
     }
 
+    /// The shape that [`Self::tensor`] gives a tensor, which is not read.
+    pub(crate) fn shape(&self, place: &Place) -> Result<Vec<usize>, CheckpointError> {
+        Ok(self.part(place)?.shape)
+    }
+
+    /// A tensor's values; single precision where they are stored in blocks.
     pub(crate) fn tensor(&self, place: &Place) -> Result<TensorView<'_>, CheckpointError> {
+        let Stored {
+            format,
+            shape,
+            range,
+        } = self.part(place)?;
         let stored = &place.stored;
         let wrong = |problem: String| CheckpointError::new(&self.path, problem);
-        let info = self.metadata.info(stored);
-        let info = info.ok_or_else(|| wrong(format!("there is no tensor {stored:?}")))?;
-        let dtype = match info.dtype {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::BF16 => DType::BF16,
-            safetensors::Dtype::F16 => DType::F16,
-            other => {
-                let problem =
-                    format!("tensor {stored:?} is stored as {other:?}; F32, BF16 and F16 are read");
-                return Err(wrong(problem));
+        let bytes = self
+            .map
+            .get(range)
+            .ok_or_else(|| wrong(format!("tensor {stored:?} lies behind the end")))?;
+        let format = match format {
+            Format::Plain(dtype) => {
+                return Ok(TensorView {
+                    dtype,
+                    shape,
+                    bytes: Cow::Borrowed(bytes),
+                });
             }
+            Format::Blocks(format) => format,
+            Format::Unknown(name) => return Err(wrong(unread(stored, &name))),
         };
-        let (start, end) = info.data_offsets;
-        let bytes = self.map.get(self.data + start..self.data + end);
-        let whole = TensorView {
-            dtype,
-            shape: info.shape.clone(),
-            bytes: bytes
-                .map(Cow::Borrowed)
-                .ok_or_else(|| wrong(format!("tensor {stored:?} lies behind the end")))?,
-        };
-        match place.third {
-            None => Ok(whole),
-            Some(number) => {
-                let problem = format!(
-                    "tensor {stored:?} has shape {:?}, whose rows are not q, k and v",
-                    whole.shape
-                );
-                whole.third(number).ok_or_else(|| wrong(problem))
-            }
+        let dequantize = self.dequantize.ok_or_else(|| {
+            let name = format!("{format:?} blocks");
+            wrong(unread(stored, &name))
+        })?;
+        let values = dequantize(format, bytes)
+            .map_err(|cause| wrong(format!("failed to read tensor {stored:?}: {cause}")))?;
+        if values.len() != shape.iter().product::<usize>() {
+            let (count, shape) = (values.len(), &shape);
+            let problem = format!("tensor {stored:?} of shape {shape:?} gave {count} values");
+            return Err(wrong(problem));
         }
+        Ok(TensorView::owned(shape, &values))
     }
+
+    /// What the header says of a tensor or its third.
+    fn part(&self, place: &Place) -> Result<Stored, CheckpointError> {
+        let stored = &place.stored;
+        let wrong = |problem: String| CheckpointError::new(&self.path, problem);
+        let whole = self.table.get(stored);
+        let whole = whole.ok_or_else(|| wrong(format!("there is no tensor {stored:?}")))?;
+        if let Format::Unknown(name) = &whole.format {
+            return Err(wrong(unread(stored, name)));
+        }
+        let Some(number) = place.third else {
+            return Ok(whole.clone());
+        };
+        third(whole, number).ok_or_else(|| {
+            let shape = &whole.shape;
+            wrong(format!(
+                "tensor {stored:?} has shape {shape:?}, whose rows are not q, k and v"
+            ))
+        })
+    }
+}
+
+fn unread(stored: &str, format: &str) -> String {
+    format!(
+        "tensor {stored:?} is stored as {format}; F32, BF16 and F16 are read, and of GGUF's formats Q4_0 to Q8_0 and Q2_K to Q6_K"
+    )
+}
+
+/// The first, second or third part of the rows: q, k or v of a joined projection.
+fn third(whole: &Stored, number: usize) -> Option<Stored> {
+    let rows = whole.shape.first().filter(|rows| rows.is_multiple_of(3))? / 3;
+    // Blocks lie within rows.
+    let length = whole.range.len() / 3;
+    let start = whole.range.start + number * length;
+    Some(Stored {
+        format: whole.format.clone(),
+        shape: [&[rows], &whole.shape[1..]].concat(),
+        range: start..start + length,
+    })
 }
 
 #[expect(

@@ -2,6 +2,7 @@
 
 use crate::component::Component;
 use crate::error::CheckpointError;
+use crate::gguf::Dequantize;
 use crate::read;
 use crate::shard::{Place, Shard, TensorView};
 use crate::single_file;
@@ -39,23 +40,26 @@ impl Weights {
         if index.exists() {
             Self::open_index(&folder, index, rename)
         } else {
-            Self::open_file(folder.join(single), rename)
+            Self::of_shard(Shard::open(folder.join(single))?, rename)
         }
     }
 
     /// Maps a transformer in one file, with ComfyUI's names or diffusers'.
-    pub(crate) fn open_transformer_file(path: &Path) -> Result<Self, CheckpointError> {
-        Self::open_file(path.to_owned(), single_file::transformer_names)
+    pub(crate) fn open_transformer_file(
+        path: &Path,
+        dequantize: Dequantize,
+    ) -> Result<Self, CheckpointError> {
+        let shard = Shard::open(path.to_owned())?.dequantized_by(dequantize);
+        Self::of_shard(shard, single_file::transformer_names)
     }
 
-    fn open_file(path: PathBuf, rename: impl Fn(&str) -> Names) -> Result<Self, CheckpointError> {
-        let shard = Shard::open(path.clone())?;
+    fn of_shard(shard: Shard, rename: impl Fn(&str) -> Names) -> Result<Self, CheckpointError> {
         let stored = shard.names().into_iter();
         let tensors = stored
             .flat_map(|stored| places(0, &stored, &rename))
             .collect();
         Ok(Self {
-            path,
+            path: shard.path.clone(),
             shards: vec![shard],
             tensors,
         })
@@ -101,10 +105,21 @@ impl Weights {
 
     /// The tensor of that name.
     pub(crate) fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
+        let (shard, place) = self.place(name)?;
+        shard.tensor(place)
+    }
+
+    /// The shape of the tensor of that name, which is not read.
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, CheckpointError> {
+        let (shard, place) = self.place(name)?;
+        shard.shape(place)
+    }
+
+    fn place(&self, name: &str) -> Result<(&Shard, &Place), CheckpointError> {
         let missing =
             || CheckpointError::new(&self.path, format_args!("there is no tensor {name:?}"));
         let (number, place) = self.tensors.get(name).ok_or_else(missing)?;
-        self.shards[*number].tensor(place)
+        Ok((&self.shards[*number], place))
     }
 
     /// The file that has the tensor.

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod dequantize;
 mod error;
 mod executor;
 mod guidance;
@@ -30,6 +31,7 @@ mod text_encoder;
 mod transformer;
 mod vae;
 
+pub use dequantize::dequantize;
 pub use error::LoadError;
 pub use executor::CandleExecutor;
 pub use oracle::Stage;

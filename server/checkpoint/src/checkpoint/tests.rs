@@ -258,6 +258,11 @@ fn header_that_claims_more_than_the_file_is_refused() {
     }
 }
 
+/// For files without blocks.
+fn none(format: crate::BlockFormat, _: &[u8]) -> Result<Vec<f32>, String> {
+    Err(format!("{format:?}"))
+}
+
 /// The odd model's transformer as ComfyUI saves it, in one file.
 fn single_file(dir: &Path) -> Vec<u8> {
     let checkpoint = Checkpoint::open(dir).unwrap();
@@ -295,7 +300,7 @@ fn single_file_of_comfyui_stands_for_the_folders_transformer() {
     let file = dir.path().join("z_image.safetensors");
     fs::write(&file, single_file(dir.path())).unwrap();
     let whole = Checkpoint::open(dir.path()).unwrap();
-    let single = Checkpoint::open_with_transformer(dir.path(), &file).unwrap();
+    let single = Checkpoint::open_with_transformer(dir.path(), &file, none).unwrap();
     single.verify().unwrap();
     for Expected { name, .. } in whole.expected(Component::Transformer) {
         let tensor = |checkpoint: &Checkpoint| {
@@ -319,7 +324,7 @@ fn folders_transformer_weights_may_be_missing_beside_a_single_file() {
     )
     .unwrap();
     assert!(Checkpoint::open(dir.path()).is_err());
-    Checkpoint::open_with_transformer(dir.path(), &file)
+    Checkpoint::open_with_transformer(dir.path(), &file, none)
         .unwrap()
         .verify()
         .unwrap();
@@ -329,7 +334,7 @@ fn folders_transformer_weights_may_be_missing_beside_a_single_file() {
 fn single_file_of_another_model_says_which_tensor_does_not_fit() {
     let dir = model(Shape::Odd);
     let file = dir.path().join("vae/diffusion_pytorch_model.safetensors");
-    let error = Checkpoint::open_with_transformer(dir.path(), &file)
+    let error = Checkpoint::open_with_transformer(dir.path(), &file, none)
         .unwrap()
         .verify()
         .unwrap_err();

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Bytes of a bfloat16 number.
 pub(super) const BYTES_PER_VALUE: u64 = 2;
 
-/// Values that are converted at once: a whole number of blocks in every format.
+/// Values that are converted at once.
 const PIECE: usize = 1 << 18;
 
 /// Divides tensors into files, in their order.
