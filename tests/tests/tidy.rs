@@ -44,8 +44,10 @@ fn no_source_file_is_longer_than_500_lines() {
 
 #[test]
 fn every_source_file_is_reached_from_a_crate_root() {
-    let reached: BTreeSet<_> = Workspace::load()
-        .roots()
+    let reached: BTreeSet<_> = [Workspace::load(), Workspace::fuzz()]
+        .iter()
+        .flat_map(Workspace::roots)
+        .collect::<Vec<_>>()
         .iter()
         .flat_map(|root| reachable(root))
         .collect();
@@ -68,11 +70,11 @@ fn modules_are_foo_rs_and_never_mod_rs() {
 
 #[test]
 fn every_crate_root_says_what_the_crate_is() {
-    let silent: Vec<_> = Workspace::load()
-        .roots()
+    let silent: Vec<_> = [Workspace::load(), Workspace::fuzz()]
         .iter()
+        .flat_map(Workspace::roots)
         .filter(|root| !std::fs::read_to_string(root).unwrap().starts_with("//!"))
-        .map(|root| relative(root))
+        .map(|root| relative(&root))
         .collect();
     assert!(silent.is_empty(), "no crate documentation: {silent:?}");
 }

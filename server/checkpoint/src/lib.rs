@@ -17,6 +17,8 @@ mod component;
 pub mod config;
 mod convert;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gguf;
 pub mod layout;
 mod lora;

@@ -41,20 +41,7 @@ impl PromptEncoder {
     pub(crate) fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let folder = dir.join("tokenizer");
         let path = folder.join("tokenizer.json");
-        let mut tokenizer: Tokenizer = read::text(&path)?
-            .parse()
-            .map_err(CheckpointError::while_doing(&path, "read the tokenizer"))?;
-        // diffusers pads and then drops the padding, and cuts to its own length; neither is the file's to decide.
-        tokenizer.with_padding(None);
-        let truncation = TruncationParams {
-            // One more, which tells that there was more; the tokenizer stops there.
-            max_length: MAX_TOKENS + 1,
-            ..TruncationParams::default()
-        };
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(CheckpointError::while_doing(&path, "set the truncation"))?;
-
+        let tokenizer = read::text(&path)?;
         let mut template_path = folder.join("chat_template.jinja");
         let template = if template_path.exists() {
             read::text(&template_path)?
@@ -64,6 +51,28 @@ impl PromptEncoder {
             chat_template
                 .ok_or_else(|| CheckpointError::new(&template_path, "there is no chat_template"))?
         };
+        Self::new((&path, &tokenizer), (&template_path, template))
+    }
+
+    /// Of the tokenizer's and the template's texts; each file's path is named when something is wrong with it.
+    pub(crate) fn new(
+        (path, tokenizer): (&Path, &str),
+        (template_path, template): (&Path, String),
+    ) -> Result<Self, CheckpointError> {
+        let mut tokenizer: Tokenizer = tokenizer
+            .parse()
+            .map_err(CheckpointError::while_doing(path, "read the tokenizer"))?;
+        // diffusers pads and then drops the padding, and cuts to its own length; neither is the file's to decide.
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams {
+            // One more, which tells that there was more; the tokenizer stops there.
+            max_length: MAX_TOKENS + 1,
+            ..TruncationParams::default()
+        };
+        tokenizer
+            .with_truncation(Some(truncation))
+            .map_err(CheckpointError::while_doing(path, "set the truncation"))?;
+
         let mut environment = Environment::new();
         // As transformers sets jinja2 up.
         let syntax = SyntaxConfig::builder()
@@ -71,15 +80,15 @@ impl PromptEncoder {
             .lstrip_blocks(true)
             .build();
         environment.set_syntax(syntax.map_err(CheckpointError::while_doing(
-            &template_path,
+            template_path,
             "set the syntax up",
         ))?);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_template_owned(TEMPLATE, template).map_err(
-            CheckpointError::while_doing(&template_path, "read the chat template"),
+            CheckpointError::while_doing(template_path, "read the chat template"),
         )?;
         Ok(Self {
-            path: template_path,
+            path: template_path.to_owned(),
             tokenizer,
             environment,
         })

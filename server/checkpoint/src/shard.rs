@@ -209,7 +209,7 @@ fn unread(stored: &str, format: &str) -> String {
 }
 
 /// The first, second or third part of the rows: q, k or v of a joined projection.
-fn third(whole: &Stored, number: usize) -> Option<Stored> {
+pub(crate) fn third(whole: &Stored, number: usize) -> Option<Stored> {
     let rows = whole.shape.first().filter(|rows| rows.is_multiple_of(3))? / 3;
     // Blocks lie within rows.
     let length = whole.range.len() / 3;

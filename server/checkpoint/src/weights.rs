@@ -22,9 +22,27 @@ pub(crate) struct Weights {
 /// The names that a stored tensor has here, with the third of it that each one is.
 pub(crate) type Names = Vec<(String, Option<usize>)>;
 
+/// What a `*.safetensors.index.json` holds.
 #[derive(Deserialize)]
-struct Index {
+pub(crate) struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Names of the files beside it.
+    pub(crate) fn files(&self) -> Result<BTreeSet<&str>, String> {
+        let files: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
+        // An index could otherwise make us read any file of the machine.
+        let elsewhere = |file: &&&str| {
+            Path::new(file)
+                .file_name()
+                .is_none_or(|name| name != **file)
+        };
+        match files.iter().find(elsewhere) {
+            Some(file) => Err(format!("{file:?} is not the name of a file beside it")),
+            None => Ok(files),
+        }
+    }
 }
 
 impl Weights {
@@ -70,25 +88,19 @@ impl Weights {
         path: PathBuf,
         rename: impl Fn(&str) -> Names,
     ) -> Result<Self, CheckpointError> {
-        let Index { weight_map } = read::json(&path)?;
-        let files: BTreeSet<&String> = weight_map.values().collect();
+        let index: Index = read::json(&path)?;
+        let files = index
+            .files()
+            .map_err(|problem| CheckpointError::new(&path, problem))?;
         let mut shards = Vec::with_capacity(files.len());
         let mut numbers = HashMap::new();
         for file in files {
-            // An index could otherwise make us read any file of the machine.
-            if Path::new(file)
-                .file_name()
-                .is_none_or(|name| name != file.as_str())
-            {
-                let problem = format!("{file:?} is not the name of a file beside it");
-                return Err(CheckpointError::new(&path, problem));
-            }
-            numbers.insert(file.clone(), shards.len());
+            numbers.insert(file, shards.len());
             shards.push(Shard::open(folder.join(file))?);
         }
-        let mut tensors = HashMap::with_capacity(weight_map.len());
-        for (stored, file) in &weight_map {
-            let number = numbers[file];
+        let mut tensors = HashMap::with_capacity(index.weight_map.len());
+        for (stored, file) in &index.weight_map {
+            let number = numbers[file.as_str()];
             let shard: &Shard = &shards[number];
             if !shard.has(stored) {
                 let problem = format!("has no tensor {stored:?}, which the index says is there");

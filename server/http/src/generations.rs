@@ -3,6 +3,8 @@
 mod answer;
 mod body;
 mod fields;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod references;
 
 use crate::app::App;

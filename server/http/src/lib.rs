@@ -30,6 +30,8 @@ mod tests;
 pub use app::{App, Identity};
 pub use args::ServeArgs;
 pub use encode::{ImageFormat, encode};
+#[cfg(fuzzing)]
+pub use generations::fuzzing;
 pub use metrics::HttpMetrics;
 pub use routes::{api, metrics_router};
 pub use serve::{Addresses, Shutdown, serve};

@@ -15,8 +15,9 @@ pub(crate) fn rust_files() -> Vec<PathBuf> {
         {
             let path = entry.path();
             let hidden = entry.file_name().to_string_lossy().starts_with('.');
-            let generated =
-                folder == repository::root() && (path.ends_with("target") || path.ends_with("out"));
+            let generated = folder == repository::root()
+                && (path.ends_with("target") || path.ends_with("out"))
+                || path.ends_with("fuzz/target");
             if path.is_dir() && !hidden && !generated {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {

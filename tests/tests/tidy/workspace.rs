@@ -14,6 +14,15 @@ pub(crate) fn ours(name: &str) -> bool {
 
 impl Workspace {
     pub(crate) fn load() -> Self {
+        Self::of("Cargo.toml")
+    }
+
+    /// The fuzz targets' workspace, which the main build knows nothing of.
+    pub(crate) fn fuzz() -> Self {
+        Self::of("tests/fuzz/Cargo.toml")
+    }
+
+    fn of(manifest: &str) -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
             .args([
@@ -22,6 +31,8 @@ impl Workspace {
                 "--offline",
                 "--format-version",
                 "1",
+                "--manifest-path",
+                manifest,
             ])
             .current_dir(repository::root())
             .output()

@@ -1,0 +1,112 @@
+//! What the fuzz targets of `tests/fuzz` call; there with `--cfg fuzzing` alone, which cargo-fuzz sets.
+//!
+//! Each function takes any bytes. It panics when a reader accepts what a later reader could not rely on.
+
+use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::layout::{self, Expected};
+use crate::prompt::PromptEncoder;
+use crate::shard::third;
+use crate::single_file::transformer_names;
+use crate::table::{self, Format, Stored, Table};
+use crate::weights::Index;
+use crate::{gguf, validate};
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// A safetensors file.
+pub fn safetensors_header(data: &[u8]) {
+    if let Ok(table) = table::read(data) {
+        check(&table, data);
+    }
+}
+
+/// A GGUF file, with or without what it begins with.
+pub fn gguf(data: &[u8]) {
+    let whole = [gguf::MAGIC, data].concat();
+    for file in [data, &whole] {
+        if let Ok(table) = gguf::read(file) {
+            check(&table, file);
+        }
+    }
+}
+
+/// A transformer in one file, with the names that ComfyUI gives its tensors.
+pub fn single_file(data: &[u8]) {
+    let Ok(table) = table::read(data) else {
+        return;
+    };
+    for (name, stored) in &table {
+        for (_, part) in transformer_names(name) {
+            if let Some(part) = part.and_then(|number| third(stored, number)) {
+                check_stored(&part, data);
+            }
+        }
+    }
+}
+
+/// A `*.safetensors.index.json`.
+pub fn safetensors_index(data: &[u8]) {
+    let Ok(index) = serde_json::from_slice::<Index>(data) else {
+        return;
+    };
+    for file in index.files().into_iter().flatten() {
+        let path = Path::new("folder").join(file);
+        assert_eq!(path.parent(), Some(Path::new("folder")), "{file}");
+    }
+}
+
+/// Any `config.json`.
+pub fn config(data: &[u8]) {
+    let expected = [
+        parsed::<TextEncoderConfig>(data)
+            .filter(|config| validate::text_encoder(config).is_ok())
+            .map(|config| layout::text_encoder(&config)),
+        parsed::<TransformerConfig>(data)
+            .filter(|config| validate::transformer(config).is_ok())
+            .map(|config| layout::transformer(&config)),
+        parsed::<VaeConfig>(data)
+            .filter(|config| validate::vae(config).is_ok())
+            .map(|config| layout::vae(&config)),
+    ];
+    for Expected { name, shape } in expected.into_iter().flatten().flatten() {
+        let values = shape
+            .iter()
+            .try_fold(1_usize, |all, &length| all.checked_mul(length));
+        assert!(values.is_some(), "{name} {shape:?}");
+    }
+    parsed::<SchedulerConfig>(data);
+}
+
+/// `tokenizer.json`, a zero, and the chat template.
+pub fn tokenizer(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (tokenizer, template) = text
+        .split_once('\0')
+        .unwrap_or((text, "{{ messages[0].content }}"));
+    let (path, template) = (Path::new("tokenizer.json"), template.to_owned());
+    if let Ok(encoder) = PromptEncoder::new((path, tokenizer), (path, template)) {
+        let _ = encoder.encode("a cat, 猫 <|im_end|>");
+    }
+}
+
+fn parsed<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
+    serde_json::from_slice(data).ok()
+}
+
+fn check(table: &Table, file: &[u8]) {
+    table.values().for_each(|stored| check_stored(stored, file));
+}
+
+/// The tensor's bytes are in the file, and there are as many as its shape says.
+fn check_stored(stored: &Stored, file: &[u8]) {
+    let values: usize = stored.shape.iter().product();
+    let length = match &stored.format {
+        Format::Plain(dtype) => values * dtype.bytes(),
+        Format::Blocks(format) => values / format.values() * format.bytes(),
+        Format::Unknown(_) => return,
+    };
+    assert_eq!(stored.range.len(), length, "{stored:?}");
+    assert!(file.get(stored.range.clone()).is_some(), "{stored:?}");
+}

@@ -1,0 +1,23 @@
+//! What the fuzz target of `tests/fuzz` calls; there with `--cfg fuzzing` alone, which cargo-fuzz sets.
+
+use super::body::parse;
+use crate::app::Identity;
+use zimage_core::limits::Limits;
+use zimage_core::variant::Variant;
+
+/// A body of `POST /v1/images/generations`. Panics when an accepted one asks for what the limits forbid.
+pub fn body(data: &[u8]) {
+    let identity = Identity {
+        variant: Variant::Turbo,
+        alias: Some("alias".to_owned()),
+        tier: None,
+    };
+    let limits = Limits::default();
+    let Ok(wish) = parse(data, &identity, &limits, 1) else {
+        return;
+    };
+    assert!((1..=limits.max_images as usize).contains(&wish.requests.len()));
+    for request in &wish.requests {
+        assert_eq!(limits.check(request), Ok(()), "{request:?}");
+    }
+}
