@@ -6,6 +6,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -59,9 +60,7 @@ impl PromptEncoder {
         (path, tokenizer): (&Path, &str),
         (template_path, template): (&Path, String),
     ) -> Result<Self, CheckpointError> {
-        let mut tokenizer: Tokenizer = tokenizer
-            .parse()
-            .map_err(CheckpointError::while_doing(path, "read the tokenizer"))?;
+        let mut tokenizer: Tokenizer = guarded(path, "read the tokenizer", || tokenizer.parse())?;
         // diffusers pads and then drops the padding, and cuts to its own length; neither is the file's to decide.
         tokenizer.with_padding(None);
         let truncation = TruncationParams {
@@ -139,18 +138,32 @@ impl PromptEncoder {
     }
 
     fn tokens(&self, text: String) -> Result<EncodedPrompt, CheckpointError> {
-        let encoding =
-            self.tokenizer
-                .encode_fast(text, true)
-                .map_err(CheckpointError::while_doing(
-                    &self.path,
-                    "split the prompt into tokens",
-                ))?;
+        let encoding = guarded(&self.path, "split the prompt into tokens", || {
+            self.tokenizer.encode_fast(text, true)
+        })?;
         let ids = encoding.get_ids();
         Ok(EncodedPrompt {
             ids: ids.iter().take(MAX_TOKENS).copied().collect(),
             truncated: ids.len() > MAX_TOKENS,
         })
+    }
+}
+
+/// The tokenizer's library panics for some damaged files; those are errors here as any other.
+fn guarded<T>(
+    path: &Path,
+    action: &str,
+    work: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, CheckpointError> {
+    // A tokenizer changes nothing of itself but a cache, whose locks a panic poisons and it then goes without.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(CheckpointError::while_doing(path, action)),
+        Err(_) => Err(CheckpointError::new(
+            path,
+            format_args!(
+                "failed to {action}: the file is damaged in a way that its reader does not expect"
+            ),
+        )),
     }
 }
 

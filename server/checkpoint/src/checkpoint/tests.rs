@@ -232,6 +232,12 @@ fn unsound_configurations_say_what_is_wrong() {
             "failed to read the tokenizer",
         ),
         (
+            "tokenizer/tokenizer.json",
+            "\"decoder\":",
+            "\"decoder\": {,}, \"x\":",
+            "failed to read the tokenizer: the file is damaged",
+        ),
+        (
             "tokenizer/tokenizer_config.json",
             "{%- endif %}",
             "",
