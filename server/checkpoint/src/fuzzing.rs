@@ -4,13 +4,15 @@
 
 use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::layout::{self, Expected};
+use crate::lora::{self, Lora};
 use crate::prompt::PromptEncoder;
-use crate::shard::third;
+use crate::shard::{TensorView, third};
 use crate::single_file::transformer_names;
 use crate::table::{self, Format, Stored, Table};
 use crate::weights::Index;
 use crate::{gguf, validate};
 use serde::de::DeserializeOwned;
+use std::fs;
 use std::path::Path;
 use std::sync::Once;
 
@@ -43,6 +45,39 @@ pub fn single_file(data: &[u8]) {
             }
         }
     }
+}
+
+/// A LoRA or LoKR file, merged into a few weights of every kind that such a file can name.
+pub fn lora(data: &[u8]) {
+    let path = std::env::temp_dir().join(format!("zimage-fuzz-{}", std::process::id()));
+    fs::write(&path, data).expect("the folder for temporary files can be written");
+    let merged = merge_lora(&path);
+    fs::remove_file(&path).expect("the file was just written");
+    for (expected, values) in merged.into_iter().flatten() {
+        assert_eq!(expected.shape.iter().product::<usize>(), values.len());
+    }
+}
+
+fn merge_lora(path: &Path) -> Option<Vec<(Expected, Vec<f32>)>> {
+    let weight = |name: &str, shape: [usize; 2]| Expected {
+        name: format!("{name}.weight"),
+        shape: shape.to_vec(),
+    };
+    let transformer = [
+        weight("layers.0.attention.to_q", [8, 8]),
+        weight("layers.0.attention.to_k", [8, 8]),
+        weight("layers.0.attention.to_v", [8, 8]),
+        weight("layers.0.feed_forward.w1", [16, 8]),
+        weight("all_final_layer.2-1.linear", [4, 8]),
+    ];
+    let loras = [Lora::open(path, -0.5).ok()?.fit(&transformer).ok()?];
+    let merge = |expected: Expected| {
+        let zeros = vec![0.0; expected.shape.iter().product()];
+        let stored = TensorView::owned(expected.shape.clone(), &zeros);
+        let merged = lora::merge(&loras, &expected.name, stored).ok()?;
+        Some((expected, merged.to_f32()))
+    };
+    Some(transformer.into_iter().filter_map(merge).collect())
 }
 
 /// A `*.safetensors.index.json`.
