@@ -5,7 +5,8 @@ use crate::kernels::{self, Cache, SOURCES};
 use crate::libraries::{self, Libraries};
 use crate::memory::{Memory, Pinned, Region};
 use cudarc::driver::sys::{
-    self, CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
+    self, CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags,
+    CUstreamCaptureMode,
 };
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, LaunchArgs, result,
@@ -40,6 +41,8 @@ pub struct Properties {
     pub capability: (i32, i32),
     /// Bytes of memory.
     pub memory: usize,
+    /// Streaming multiprocessors.
+    pub multiprocessors: usize,
     /// Whether memory errors are corrected.
     pub ecc: bool,
     /// Versions of the driver and the libraries.
@@ -92,6 +95,9 @@ impl Gpu {
             name: context.name()?,
             capability: context.compute_capability()?,
             memory: context.total_mem()?,
+            multiprocessors: context
+                .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?
+                as usize,
             ecc: context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_ECC_ENABLED)? != 0,
             libraries,
         };
@@ -162,10 +168,24 @@ impl Gpu {
 
     /// A launch of a kernel, without its arguments.
     pub(crate) fn kernel(&self, name: &'static str) -> Result<LaunchArgs<'_>, GpuError> {
-        let function = self.functions.get(name);
-        let function =
-            function.ok_or_else(|| GpuError::Bounds(format!("there is no kernel {name}")))?;
+        Ok(self.stream.launch_builder(self.function(name)?))
+    }
+
+    /// The same with more shared memory than a kernel has without asking.
+    pub(crate) fn kernel_with_memory(
+        &self,
+        name: &'static str,
+        bytes: usize,
+    ) -> Result<LaunchArgs<'_>, GpuError> {
+        let function = self.function(name)?;
+        let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(most, bytes as i32)?;
         Ok(self.stream.launch_builder(function))
+    }
+
+    fn function(&self, name: &'static str) -> Result<&CudaFunction, GpuError> {
+        let function = self.functions.get(name);
+        function.ok_or_else(|| GpuError::Bounds(format!("there is no kernel {name}")))
     }
 
     /// Copies to the GPU. The values may go as soon as this returns.

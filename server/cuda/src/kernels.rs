@@ -41,6 +41,7 @@ pub const SOURCES: &[Source] = &[
     source!("convert.cu": "f32_to_bf16", "f16_to_bf16", "bf16_to_f32"),
     source!("embed.cu": "gather", "repeat_row", "silu_f32", "modulation", "add_one"),
     source!("group_norm.cu": "group_norm_sums", "group_norm_statistics", "group_norm_apply"),
+    source!("hopper.cu": "gate_up_swiglu"),
     source!("image.cu": "latents_to_image", "upsample", "image_to_bytes"),
     source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
     source!("patch.cu": "patchify", "unpatchify"),

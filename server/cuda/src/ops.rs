@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod embed;
 pub mod group_norm;
+pub mod hopper;
 pub mod image;
 pub mod norm;
 pub mod rope;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use zimage_cuda::dnn::Attention;
 use zimage_cuda::matmul::{Output, Product};
 use zimage_cuda::ops::embed::swiglu;
+use zimage_cuda::ops::hopper::{self, Factors, gate_up_swiglu};
 use zimage_cuda::ops::norm::{Added, Next, Rows, add_norm};
 use zimage_cuda::ops::rope::{Heads, Pairs, norm_and_rotate};
 use zimage_cuda::{Compute, GpuError, Memory};
@@ -113,6 +114,22 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
         swiglu(gpu, z.region(), y.region(), (tokens, FFN))
     })?;
     bytes("swiglu", tokens * FFN * 2 * 3, seconds);
+    if hopper::available(gpu) {
+        let factors = Factors {
+            x: x.region(),
+            weight: weight.region(),
+            depth: DIM,
+        };
+        let seconds = time(compute, || {
+            gate_up_swiglu(gpu, y.region(), factors, (tokens, FFN))
+        })?;
+        let rate = 4.0 * (tokens * FFN * DIM) as f64 / seconds / 1e12;
+        println!(
+            "  {:<14} {:8.1} us  {rate:6.0} TFLOP/s",
+            "both in one",
+            1e6 * seconds
+        );
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod figures;
+mod hopper;
 mod latents;
 mod model;
 mod operations;
@@ -65,26 +66,33 @@ fn main() -> ExitCode {
         cache: cache.as_ref().map(|folder| folder.path().to_owned()),
         ..GpuOptions::default()
     };
-    let skipped = match Compute::open(&options) {
+    let (skipped, hopper) = match Compute::open(&options) {
         Ok(compute) => {
             eprintln!("{}", compute.gpu.properties());
-            false
+            (false, zimage_cuda::ops::hopper::available(&compute.gpu))
         }
         Err(error) => {
             eprintln!("SKIPPED: every test, because {error}");
-            true
+            (true, false)
         }
     };
-    let operations = operations::ALL.iter().map(|&(name, test)| {
+    if !skipped && !hopper {
+        eprintln!("SKIPPED: what is Hopper's own, because this GPU is none");
+    }
+    let operation = |&(name, test): &(&str, OperationTest)| {
         let options = options.clone();
         Trial::test(name, move || test(&Compute::open(&options)?))
-    });
+    };
+    let hoppers = hopper::ALL.iter().map(operation);
+    let hoppers = hoppers.map(|test| test.with_ignored_flag(!hopper));
+    let operations = operations::ALL.iter().map(operation);
     let models = model::ALL
         .iter()
         .map(|&(name, test)| Trial::test(name, test));
     let tests = operations
         .chain(models)
         .map(|test| test.with_ignored_flag(skipped))
+        .chain(hoppers)
         .collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     println!(

@@ -84,6 +84,7 @@ mod tests {
             name: name.to_owned(),
             capability: (9, 0),
             memory: 0,
+            multiprocessors: 132,
             ecc: true,
             libraries: Libraries {
                 driver: 13_000,

@@ -6,6 +6,7 @@ use crate::dnn::Attention;
 use crate::error::GpuError;
 use crate::memory::{Layout, Region};
 use crate::ops::embed::swiglu;
+use crate::ops::hopper::{self, Factors, gate_up_swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
 use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
 use crate::ops::{BF16, F32};
@@ -120,10 +121,7 @@ impl Transformer {
             };
             add_norm(gpu, rows, work.x, added, Some(next))?;
 
-            block
-                .gate_and_up
-                .run(compute, tokens, work.gate_and_up, work.y)?;
-            swiglu(gpu, work.activated, work.gate_and_up, (tokens, self.ffn))?;
+            self.activate(compute, block, work, tokens)?;
             block.down.run(compute, tokens, work.h, work.activated)?;
             let added = Added {
                 h: work.h,
@@ -154,10 +152,29 @@ impl Transformer {
     ) -> Result<(), GpuError> {
         block.qkv.run(compute, tokens, work.qkv, work.y)?;
         block.out.run(compute, tokens, work.h, work.attended)?;
-        block
-            .gate_and_up
-            .run(compute, tokens, work.gate_and_up, work.y)?;
+        self.activate(compute, block, work, tokens)?;
         block.down.run(compute, tokens, work.h, work.activated)
+    }
+
+    /// The first half of the feed-forward layers.
+    fn activate(
+        &self,
+        compute: &Compute,
+        block: &Block,
+        work: &BlockWork,
+        tokens: usize,
+    ) -> Result<(), GpuError> {
+        let (gpu, both, size) = (&compute.gpu, block.gate_and_up, (tokens, self.ffn));
+        if hopper::available(gpu) {
+            let factors = Factors {
+                x: work.y,
+                weight: both.weight,
+                depth: both.inputs,
+            };
+            return gate_up_swiglu(gpu, work.activated, factors, size);
+        }
+        both.run(compute, tokens, work.gate_and_up, work.y)?;
+        swiglu(gpu, work.activated, work.gate_and_up, size)
     }
 
     /// From the normed hidden states to what is added to them.
