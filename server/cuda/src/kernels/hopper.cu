@@ -19,6 +19,8 @@ struct alignas(64) TensorMap {
 #endif
 
 constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64, STAGES = 4;
+// Pairs of rows of tiles whose x stays in the L2 cache, 16 MB of it at a depth of 3840, while the columns are gone through.
+constexpr int TOGETHER = 8;
 constexpr int X_BYTES = ROWS * DEPTH * 2, WEIGHT_BYTES = 2 * COLUMNS * DEPTH * 2, STAGE_BYTES = X_BYTES + WEIGHT_BYTES;
 // A group's result is 64 rows, as two boxes of 64 columns.
 constexpr int BOX_BYTES = 64 * 64 * 2, RESULT_BYTES = 2 * BOX_BYTES;
@@ -141,8 +143,15 @@ struct Tile {
   __device__ Tile(int item, u32 rank, const Sizes &sizes) {
     const int rows = sizes.tile_rows(), pairs = rows / 2, paired = pairs * sizes.tile_columns();
     same_columns = item < paired;
-    row = ROWS * (same_columns ? item % pairs * 2 + rank : rows - 1);
-    column = COLUMNS * (same_columns ? item / pairs : (item - paired) * 2 + rank);
+    if (same_columns) {
+      const int columns = sizes.tile_columns(), first = item / (TOGETHER * columns) * TOGETHER;
+      const int count = min(TOGETHER, pairs - first), within = item - first * columns;
+      row = ROWS * (2 * (first + within % count) + rank);
+      column = COLUMNS * (within / count);
+    } else {
+      row = ROWS * (rows - 1);
+      column = COLUMNS * ((item - paired) * 2 + rank);
+    }
   }
 
   static __device__ int count(const Sizes &sizes) {
