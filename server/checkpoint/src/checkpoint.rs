@@ -237,31 +237,11 @@ impl Checkpoint {
         name: &str,
         shape: &[usize],
     ) -> Result<TensorView<'_>, CheckpointError> {
-        self.check_shape(component, name, shape)?;
+        self.weights(component)?.check_shape(name, shape)?;
         Ok(TensorView {
             shape: shape.to_vec(),
             ..self.tensor(component, name)?
         })
-    }
-
-    /// Reads no values: those of a GGUF file would have to be computed.
-    fn check_shape(
-        &self,
-        component: Component,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<(), CheckpointError> {
-        let stored = self.weights(component)?.shape(name)?;
-        // GGUF's tools drop outer dimensions of one.
-        let significant = |shape: &[usize]| {
-            let outer = shape.iter().take_while(|&&length| length == 1).count();
-            shape[outer..].to_vec()
-        };
-        if significant(&stored) == significant(shape) {
-            return Ok(());
-        }
-        let problem = format!("tensor {name:?} has shape {stored:?}; {shape:?} is needed");
-        Err(CheckpointError::new(self.path_of(component, name), problem))
     }
 
     /// The tokenizer and the chat template, which outlive the checkpoint where they are shared.
@@ -296,7 +276,7 @@ impl Checkpoint {
     pub fn verify(&self) -> Result<(), CheckpointError> {
         for &component in self.components() {
             for Expected { name, shape } in self.expected(component) {
-                self.check_shape(component, &name, &shape)?;
+                self.weights(component)?.check_shape(&name, &shape)?;
             }
         }
         Ok(())
@@ -304,7 +284,7 @@ impl Checkpoint {
 }
 
 /// Reads a configuration whose other fields do not ask for what is not implemented.
-fn config<T: DeserializeOwned>(
+pub(crate) fn config<T: DeserializeOwned>(
     path: &Path,
     known: &[(&str, Value)],
     validate: impl FnOnce(&T) -> Result<(), String>,

@@ -5,6 +5,7 @@ mod siglip;
 pub use siglip::siglip;
 
 use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
+use crate::control_net::{ControlNetConfig, Refiner};
 
 /// A tensor that must be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,36 @@ pub fn transformer(config: &TransformerConfig) -> Vec<Expected> {
         names.add("siglip_pad_token".to_owned(), &[1, dim]);
         for i in 0..config.n_refiner_layers {
             transformer_block(&mut names, config, &format!("siglip_refiner.{i}"), false);
+        }
+    }
+    names.tensors
+}
+
+/// Tensors of diffusers' `ZImageControlNetModel`; `blocks` is [`ControlNetConfig::blocks`] of its transformer.
+pub fn control_net(config: &ControlNetConfig, blocks: &TransformerConfig) -> Vec<Expected> {
+    let mut names = Names::new();
+    let patch = blocks.patch_dim() / blocks.in_channels * config.control_in_dim;
+    names.weight_and_bias("control_all_x_embedder.2-1", &[blocks.dim, patch]);
+    let mut block = |name: String, projections: &[&str]| {
+        transformer_block(&mut names, blocks, &name, true);
+        for projection in projections {
+            names.weight_and_bias(&format!("{name}.{projection}"), &[blocks.dim, blocks.dim]);
+        }
+    };
+    // Only the first block of a row takes the image in.
+    let control = |number: usize| match number {
+        0 => ["before_proj", "after_proj"].as_slice(),
+        _ => ["after_proj"].as_slice(),
+    };
+    for i in 0..config.control_layers_places.len() {
+        block(format!("control_layers.{i}"), control(i));
+    }
+    for i in 0..config.n_refiner_layers {
+        let name = format!("control_noise_refiner.{i}");
+        match config.add_control_noise_refiner {
+            Refiner::Own => block(name, &[]),
+            Refiner::Shared => {}
+            Refiner::Controlled => block(name, control(i)),
         }
     }
     names.tensors

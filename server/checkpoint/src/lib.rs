@@ -5,7 +5,8 @@
 //! *.safetensors, index, *.gguf     ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
 //! LoRA, LoKR files                 ─┤                                  (or the sum of these and the files' changes)
 //! tokenizer/*                      ─┘               └─> encode(prompt): token ids
-//! Shape, seed ──> make_model ──> the same files
+//! config.json, *.safetensors ─────> ControlNet: the same for what follows an image
+//! Shape, seed ──> make_model, make_control_net ──> the same files
 //! Checkpoint  ──> convert ─────> the same files in bfloat16, and zimage-manifest.json ──> check_manifest
 //! ```
 //!
@@ -15,6 +16,7 @@
 mod checkpoint;
 mod component;
 pub mod config;
+mod control_net;
 mod convert;
 mod error;
 #[cfg(fuzzing)]
@@ -36,11 +38,12 @@ mod write;
 
 pub use checkpoint::{Checkpoint, Siglip};
 pub use component::Component;
+pub use control_net::{ControlNet, ControlNetConfig, Refiner, UnknownRefiner};
 pub use convert::{Progress, convert};
 pub use error::CheckpointError;
 pub use gguf::{BlockFormat, Dequantize};
 pub use lora::{Lora, LoraChanges};
-pub use make_model::make_model;
+pub use make_model::{make_control_net, make_model};
 pub use manifest::{MANIFEST, check_manifest};
 pub use prompt::{EncodedPrompt, MAX_TOKENS, PromptEncoder};
 pub use shape::{Shape, UnknownShape};

@@ -1,8 +1,11 @@
 //! Writes tiny models with random weights in the layout of the released ones.
 
+mod control_net;
 mod siglip;
 mod tokenizer;
 mod weights;
+
+pub use control_net::make_control_net;
 
 use crate::error::CheckpointError;
 use crate::layout::{self, Expected};
@@ -170,7 +173,16 @@ impl Weights {
         tensors: &[Expected],
         storage: Storage,
     ) -> Result<(), CheckpointError> {
-        let folder = dir.join(self.component);
+        self.write_folder(&dir.join(self.component), config, tensors, storage)
+    }
+
+    fn write_folder(
+        &self,
+        folder: &Path,
+        config: Value,
+        tensors: &[Expected],
+        storage: Storage,
+    ) -> Result<(), CheckpointError> {
         let per_file = tensors.len().div_ceil(storage.shards);
         let mut weight_map = BTreeMap::new();
         let mut total_size = 0;
@@ -181,7 +193,7 @@ impl Weights {
             };
             let content = self
                 .serialize(part, storage.dtype)
-                .map_err(CheckpointError::while_doing(&folder, "encode"))?;
+                .map_err(CheckpointError::while_doing(folder, "encode"))?;
             write_once(&folder.join(&file), &content)?;
             for tensor in part {
                 weight_map.insert(tensor.name.clone(), file.clone());

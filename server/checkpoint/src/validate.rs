@@ -38,7 +38,7 @@ fn at_most(most: usize, field: &str, size: usize) -> Result<(), String> {
     })
 }
 
-fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
+pub(crate) fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(problem()) }
 }
 

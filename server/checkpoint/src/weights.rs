@@ -49,17 +49,31 @@ impl Weights {
     /// Maps the files that the component's index names, or its only file.
     pub(crate) fn open(dir: &Path, component: Component) -> Result<Self, CheckpointError> {
         let folder = dir.join(component.folder());
-        let single = format!("{}.safetensors", component.stem());
+        Self::open_folder(&folder, component.stem(), component.optional_prefix())
+    }
+
+    /// As [`Self::open`] for a folder of any name, whose tensors' names may begin with a prefix.
+    pub(crate) fn open_folder(
+        folder: &Path,
+        stem: &str,
+        prefix: &str,
+    ) -> Result<Self, CheckpointError> {
+        let single = format!("{stem}.safetensors");
         let index = folder.join(format!("{single}.index.json"));
-        let rename = |name: &str| {
-            let prefix = component.optional_prefix();
-            vec![(name.strip_prefix(prefix).unwrap_or(name).to_owned(), None)]
-        };
+        let rename =
+            |name: &str| vec![(name.strip_prefix(prefix).unwrap_or(name).to_owned(), None)];
         if index.exists() {
-            Self::open_index(&folder, index, rename)
+            Self::open_index(folder, index, rename)
         } else {
             Self::of_shard(Shard::open(folder.join(single))?, rename)
         }
+    }
+
+    /// Maps one file with diffusers' names.
+    pub(crate) fn open_diffusers_file(path: &Path) -> Result<Self, CheckpointError> {
+        Self::of_shard(Shard::open(path.to_owned())?, |name| {
+            vec![(name.to_owned(), None)]
+        })
     }
 
     /// Maps a transformer in one file, with ComfyUI's names or diffusers'.
@@ -132,6 +146,39 @@ impl Weights {
             || CheckpointError::new(&self.path, format_args!("there is no tensor {name:?}"));
         let (number, place) = self.tensors.get(name).ok_or_else(missing)?;
         Ok((&self.shards[*number], place))
+    }
+
+    /// The tensor of that name, which must have this shape.
+    pub(crate) fn tensor_of_shape(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<TensorView<'_>, CheckpointError> {
+        self.check_shape(name, shape)?;
+        Ok(TensorView {
+            shape: shape.to_vec(),
+            ..self.tensor(name)?
+        })
+    }
+
+    /// Reads no values: those of a GGUF file would have to be computed.
+    pub(crate) fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), CheckpointError> {
+        let stored = self.shape(name)?;
+        // GGUF's tools drop outer dimensions of one.
+        let significant = |shape: &[usize]| {
+            let outer = shape.iter().take_while(|&&length| length == 1).count();
+            shape[outer..].to_vec()
+        };
+        if significant(&stored) == significant(shape) {
+            return Ok(());
+        }
+        let problem = format!("tensor {name:?} has shape {stored:?}; {shape:?} is needed");
+        Err(CheckpointError::new(self.path_of(name), problem))
+    }
+
+    /// The index, or the only file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file that has the tensor.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::control_net::Refiner;
 use sha2::{Digest as _, Sha256};
 use std::fs;
 
@@ -47,6 +48,31 @@ fn models_are_the_same_bit_for_bit_on_every_machine() {
         let dir = tempfile::tempdir().unwrap();
         make_model(dir.path(), shape, 7).unwrap();
         assert_eq!(hash(dir.path()), expected, "{shape}");
+    }
+}
+
+#[test]
+fn control_nets_are_the_same_bit_for_bit_on_every_machine() {
+    for (shape, form, expected) in [
+        (
+            Shape::Tiny,
+            Refiner::Own,
+            "669c2455a952c5e4ef9827e9dc28fd7556e304c8718a67c292e887531b1dacce",
+        ),
+        (
+            Shape::Tiny,
+            Refiner::Shared,
+            "22065d5465788512ff29bbfdd43e0300661dc3ce943613575819585f559ca5bc",
+        ),
+        (
+            Shape::Odd,
+            Refiner::Controlled,
+            "1f979ba0579cebdfe74966f0503a3886a6709f0b6309dfea9727580461977d4a",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        make_control_net(dir.path(), shape, form, 7).unwrap();
+        assert_eq!(hash(dir.path()), expected, "{shape} {form}");
     }
 }
 
