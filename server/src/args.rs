@@ -3,8 +3,8 @@
 use crate::lora_file::LoraFile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use zimage_checkpoint::Shape;
-use zimage_core::request::CfgNormalization;
+use zimage_checkpoint::{Refiner, Shape};
+use zimage_core::request::{CfgNormalization, DEFAULT_CONDITIONING_SCALE};
 use zimage_core::variant::Variant;
 use zimage_http::ServeArgs;
 
@@ -92,6 +92,10 @@ pub(crate) struct Model {
     /// up; a negative scale takes away. A file with a key that fits no weight is refused.
     #[arg(long, value_name = "FILE[:SCALE]", value_parser = LoraFile::parse)]
     pub(crate) lora: Vec<LoraFile>,
+    /// ControlNet for requests with a control image: a folder in diffusers' layout, or a file of Fun-Union 1.0, 2.0 or
+    /// 2.1. On the CPU only.
+    #[arg(long, env = "ZIMAGE_CONTROLNET")]
+    pub(crate) controlnet: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gpu: Gpu,
 }
@@ -169,12 +173,18 @@ pub(crate) struct Generate {
     /// Mask of the image: white is replaced, black is kept.
     #[arg(long, requires = "image")]
     pub(crate) mask: Option<PathBuf>,
-    /// How much of the image is replaced, above 0 to 1.
-    #[arg(long, requires = "image", default_value_t = 0.6)]
-    pub(crate) strength: f32,
     /// Condition image that the prompt speaks about, of any size; several are given one by one. Needs an Omni model.
     #[arg(long = "reference", conflicts_with = "image")]
     pub(crate) references: Vec<PathBuf>,
+    /// How much of the image is replaced, above 0 to 1. None: 0.6, and with a control image 1, the only choice there.
+    #[arg(long, requires = "image")]
+    pub(crate) strength: Option<f32>,
+    /// Image that the new one follows, such as edges, depth or a pose, already of the width and height.
+    #[arg(long, requires = "controlnet")]
+    pub(crate) control_image: Option<PathBuf>,
+    /// How strongly it follows, from 0 to 2.
+    #[arg(long, requires = "control_image", default_value_t = DEFAULT_CONDITIONING_SCALE)]
+    pub(crate) controlnet_conditioning_scale: f32,
     /// What the PNG tells about how it was made.
     #[arg(long, value_enum, default_value_t = Metadata::Full)]
     pub(crate) metadata: Metadata,
@@ -220,6 +230,9 @@ pub(crate) struct Bench {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) files: Files,
+    /// ControlNet to check with it.
+    #[arg(long, env = "ZIMAGE_CONTROLNET")]
+    pub(crate) controlnet: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -237,6 +250,10 @@ pub(crate) struct MakeModel {
     /// images).
     #[arg(long, default_value = "tiny")]
     pub(crate) shape: Shape,
+    /// Write a ControlNet for that shape instead. Its noise refiner is own (plain blocks, as in Fun-Union 1.0), shared
+    /// (the control layers, 2.0) or controlled (control blocks, 2.1).
+    #[arg(long)]
+    pub(crate) controlnet: Option<Refiner>,
     /// Seed of the weights.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::files;
 use crate::nvml::Gpus;
 use std::time::Instant;
-use zimage_checkpoint::Checkpoint;
+use zimage_checkpoint::{Checkpoint, ControlNet};
 use zimage_core::executor::Executor;
 use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
@@ -34,6 +34,9 @@ pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
         (Chosen::Cuda, Precision::Float32) => {
             "--precision float32 needs --device cpu: a GPU computes in bfloat16"
         }
+        (Chosen::Cuda, _) if model.controlnet.is_some() => {
+            "--controlnet needs --device cpu: the GPU's engine has no ControlNet yet"
+        }
         _ => return Ok(chosen),
     };
     Err(Failure::Unsupported(refused.to_owned()))
@@ -45,12 +48,25 @@ pub(crate) fn load(model: &Model, chosen: Chosen) -> Result<Box<dyn Executor>, F
     let fault = |error: &dyn std::error::Error| Failure::Model(error.to_string());
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executor: Box<dyn Executor> = match chosen {
-        Chosen::Cpu => Box::new(CandleExecutor::load(&checkpoint).map_err(|error| fault(&error))?),
+        Chosen::Cpu => Box::new(on_cpu(model, &checkpoint).map_err(|error| fault(&error))?),
         Chosen::Cuda => Box::new(on_gpu(model, &checkpoint)?),
     };
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(model = %model.files.model.display(), device = ?chosen, seconds, "the model is loaded");
     Ok(executor)
+}
+
+fn on_cpu(
+    model: &Model,
+    checkpoint: &Checkpoint,
+) -> Result<CandleExecutor, zimage_models::LoadError> {
+    let executor = CandleExecutor::load(checkpoint)?;
+    let Some(path) = &model.controlnet else {
+        return Ok(executor);
+    };
+    let control_net = ControlNet::open(path, checkpoint.transformer())?;
+    control_net.verify()?;
+    executor.with_control_net(&control_net)
 }
 
 fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {
@@ -96,5 +112,10 @@ mod tests {
     fn a_gpu_that_was_asked_for_computes_in_bfloat16_or_not_at_all() {
         assert_eq!(chosen(&["--device", "cuda"]), Ok(Chosen::Cuda));
         assert!(chosen(&["--device", "cuda", "--precision", "float32"]).is_err());
+        let refused = chosen(&["--device", "cuda", "--controlnet", "c"]).unwrap_err();
+        assert!(
+            refused.contains("--controlnet needs --device cpu"),
+            "{refused}"
+        );
     }
 }

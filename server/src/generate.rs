@@ -13,7 +13,7 @@ use std::sync::Arc;
 use zimage_core::executor::{Executor, ExecutorError};
 use zimage_core::limits::Limits;
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{ImageRequest, InitImage, Noise};
+use zimage_core::request::{Control, ImageRequest, InitImage, Noise};
 use zimage_http::{ImageFormat, encode};
 
 /// JPEG quality.
@@ -70,6 +70,7 @@ fn requests(args: &Generate) -> Result<Vec<ImageRequest>, Failure> {
         references: (args.references.iter())
             .map(|path| open(path))
             .collect::<Result<_, _>>()?,
+        control: control(args)?,
     };
     Limits::default()
         .check(&request)
@@ -90,12 +91,26 @@ fn init_image(args: &Generate) -> Result<Option<InitImage>, Failure> {
     };
     Ok(Some(InitImage {
         pixels: read(image, args)?,
-        strength: args.strength,
+        strength: (args.strength).unwrap_or(if args.control_image.is_some() {
+            1.0
+        } else {
+            0.6
+        }),
         mask: args
             .mask
             .as_deref()
             .map(|mask| read(mask, args))
             .transpose()?,
+    }))
+}
+
+fn control(args: &Generate) -> Result<Option<Control>, Failure> {
+    let Some(image) = &args.control_image else {
+        return Ok(None);
+    };
+    Ok(Some(Control {
+        pixels: read(image, args)?,
+        conditioning_scale: args.controlnet_conditioning_scale,
     }))
 }
 

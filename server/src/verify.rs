@@ -4,7 +4,7 @@ use crate::args::Verify;
 use crate::failure::Failure;
 use crate::files;
 use crate::progress::Bytes;
-use zimage_checkpoint::{CheckpointError, MANIFEST, check_manifest};
+use zimage_checkpoint::{CheckpointError, ControlNet, MANIFEST, check_manifest};
 
 #[expect(clippy::print_stdout, reason = "the verdict is this command's output")]
 pub(crate) fn run(args: &Verify) -> Result<(), Failure> {
@@ -13,8 +13,13 @@ pub(crate) fn run(args: &Verify) -> Result<(), Failure> {
     // Before the files are understood: a damaged one is better named by its hash than by what its content looks like.
     let compared = check_manifest(model, &mut |progress| bar.show(progress)).map_err(invalid)?;
     drop(bar);
+    let one = |fault| invalid(vec![fault]);
     let checkpoint = files::open(&args.files)?;
-    checkpoint.verify().map_err(|fault| invalid(vec![fault]))?;
+    checkpoint.verify().map_err(one)?;
+    if let Some(path) = &args.controlnet {
+        let control_net = ControlNet::open(path, checkpoint.transformer()).map_err(one)?;
+        control_net.verify().map_err(one)?;
+    }
     println!(
         "{} is complete: every tensor is there with its shape",
         model.display()

@@ -3,6 +3,7 @@
 use crate::executor::{Begun, Executor, ExecutorError, Slot};
 use crate::pixels::Pixels;
 use crate::request::ImageRequest;
+use crate::validate;
 use std::collections::HashMap;
 
 /// A call that a [`FakeExecutor`] is about to answer.
@@ -17,7 +18,7 @@ pub enum Call {
 }
 
 /// Draws a pattern that depends on the whole request. `before` runs before each call: it waits, fails or panics as a
-/// test wishes.
+/// test wishes. It has no ControlNet.
 pub struct FakeExecutor<F> {
     before: F,
     next: u32,
@@ -43,6 +44,7 @@ impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> FakeExecutor<F> {
 impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> Executor for FakeExecutor<F> {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         (self.before)(Call::Begin)?;
+        validate::refuse_control(request)?;
         let slot = Slot(self.next);
         self.next = self.next.wrapping_add(1);
         self.slots.insert(slot, (request.clone(), 0));

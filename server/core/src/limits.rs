@@ -38,6 +38,8 @@ pub struct Limits {
     pub max_steps: u32,
     /// Largest guidance scale.
     pub max_guidance_scale: f32,
+    /// Largest conditioning scale of a control image.
+    pub max_conditioning_scale: f32,
     /// Most images of one request.
     pub max_images: u32,
     /// Most condition images of one image.
@@ -54,6 +56,7 @@ impl Default for Limits {
             max_pixels: 2048 * 2048,
             max_steps: 100,
             max_guidance_scale: 20.0,
+            max_conditioning_scale: 2.0,
             max_images: 10,
             max_references: 4,
             max_prompt_bytes: 32 << 10,
@@ -114,6 +117,7 @@ impl Limits {
             CfgNormalization::Off => 0.0,
             CfgNormalization::Clamp(factor) => factor,
         };
+        let control = request.control.as_ref();
         for (field, value, most) in [
             (
                 "guidance_scale",
@@ -122,6 +126,11 @@ impl Limits {
             ),
             ("cfg_normalization", normalization, 100.0),
             ("cfg_truncation", request.cfg_truncation, 1.0),
+            (
+                "controlnet_conditioning_scale",
+                control.map_or(0.0, |control| control.conditioning_scale),
+                self.max_conditioning_scale,
+            ),
         ] {
             if !(0.0..=most).contains(&value) {
                 let message = format!("{field} is from 0 to {most}, not {value}");
@@ -156,7 +165,9 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Noise;
+    use crate::pixels::Pixels;
+    use crate::request::{Control, Noise};
+    use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {
         ImageRequest {
@@ -175,6 +186,7 @@ mod tests {
             },
             init: None,
             references: Vec::new(),
+            control: None,
         }
     }
 
@@ -251,5 +263,22 @@ mod tests {
             ..request(64, 64)
         };
         assert_eq!(fault(&clamped).unwrap().0, "cfg_normalization");
+    }
+
+    #[test]
+    fn conditioning_scale_has_bounds() {
+        for (scale, taken) in [(0.0, true), (2.0, true), (2.1, false), (f32::NAN, false)] {
+            let pixels = Arc::new(Pixels::new(64, 64, vec![0; 64 * 64 * 3]).unwrap());
+            let control = Some(Control {
+                pixels,
+                conditioning_scale: scale,
+            });
+            let fault = fault(&ImageRequest {
+                control,
+                ..request(64, 64)
+            });
+            let expected = (!taken).then_some("controlnet_conditioning_scale");
+            assert_eq!(fault.map(|(field, _)| field), expected, "{scale}");
+        }
     }
 }

@@ -37,6 +37,25 @@ pub struct InitImage {
     pub mask: Option<Arc<Pixels>>,
 }
 
+impl InitImage {
+    /// The image and its mask, when there is one.
+    pub fn masked(&self) -> Option<(&Pixels, &Pixels)> {
+        Some((&self.pixels, self.mask.as_deref()?))
+    }
+}
+
+/// diffusers' `controlnet_conditioning_scale` where a request leaves it out.
+pub const DEFAULT_CONDITIONING_SCALE: f32 = 0.75;
+
+/// An image that the new one follows: edges, depth, a pose. What it means is what the ControlNet was trained with.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// The control image, already of the request's size.
+    pub pixels: Arc<Pixels>,
+    /// diffusers' `controlnet_conditioning_scale`: how strongly the image follows; 0 means not at all.
+    pub conditioning_scale: f32,
+}
+
 /// One image to be made.
 #[derive(Clone, Debug)]
 pub struct ImageRequest {
@@ -62,4 +81,7 @@ pub struct ImageRequest {
     pub init: Option<InitImage>,
     /// Images that the prompt speaks about, of any size: an Omni model's condition images.
     pub references: Vec<Arc<Pixels>>,
+    /// What a ControlNet makes the image follow. With it `init` needs a mask and its strength is 1: the ControlNet sees
+    /// what is kept, and the whole schedule runs.
+    pub control: Option<Control>,
 }

@@ -14,11 +14,25 @@ pub fn latent_mask(mask: &Pixels) -> Vec<f32> {
     let (height, width) = (mask.height() as usize, mask.width() as usize);
     let replaced = |row: usize, column: usize| {
         let pixel = &mask.rgb()[3 * (8 * row * width + 8 * column)..][..3];
-        f32::from(u8::from(luma(pixel) >= 128))
+        f32::from(u8::from(is_white(pixel)))
     };
     (0..height / 8)
         .flat_map(|row| (0..width / 8).map(move |column| replaced(row, column)))
         .collect()
+}
+
+/// A mask (height, width) of zeros (replaced) and ones (kept), pixel by pixel.
+pub fn kept_pixels(mask: &Pixels) -> Vec<f32> {
+    let (pixels, _) = mask.rgb().as_chunks::<3>();
+    pixels
+        .iter()
+        .map(|pixel| f32::from(u8::from(!is_white(pixel))))
+        .collect()
+}
+
+/// Whether a mask's pixel says that the image is replaced there.
+fn is_white(rgb: &[u8]) -> bool {
+    luma(rgb) >= 128
 }
 
 /// Pillow's grey of a colour.
@@ -52,6 +66,12 @@ mod tests {
         for level in 0..=255 {
             assert_eq!(luma(&[level, level, level]), u32::from(level));
         }
+    }
+
+    #[test]
+    fn dark_pixels_are_kept() {
+        let mask = Pixels::new(2, 1, vec![127, 127, 127, 128, 128, 128]).unwrap();
+        assert_eq!(kept_pixels(&mask), [1.0, 0.0]);
     }
 
     #[test]

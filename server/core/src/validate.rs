@@ -1,7 +1,8 @@
 //! What a request must hold before anything is computed for it.
 
 use crate::executor::ExecutorError;
-use crate::request::{CfgNormalization, ImageRequest, InitImage};
+use crate::pixels::Pixels;
+use crate::request::{CfgNormalization, Control, ImageRequest, InitImage};
 use crate::start_image::first_step;
 
 /// Sizes are multiples of this: an eighth for the latents and two latent pixels a patch.
@@ -51,10 +52,52 @@ pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), 
             format!("there is no image {index} in a request of {count} images"),
         ));
     }
-    request
-        .init
-        .as_ref()
-        .map_or(Ok(()), |init| check_init(request, init))
+    if let Some(init) = &request.init {
+        check_init(request, init)?;
+    }
+    if let Some(control) = &request.control {
+        check_control(request, control)?;
+    }
+    Ok(())
+}
+
+/// Refuses a control image for an executor that has no ControlNet.
+///
+/// # Errors
+/// [`ExecutorError::InvalidRequest`], which says what to do.
+pub fn refuse_control(request: &ImageRequest) -> Result<(), ExecutorError> {
+    match request.control {
+        None => Ok(()),
+        Some(_) => Err(invalid(
+            "control_image",
+            "this server has no ControlNet to follow control_image: start it with --controlnet, or leave the image out"
+                .to_owned(),
+        )),
+    }
+}
+
+fn check_control(request: &ImageRequest, control: &Control) -> Result<(), ExecutorError> {
+    check_pixels(request, "control_image", "control image", &control.pixels)?;
+    let scale = control.conditioning_scale;
+    if !scale.is_finite() {
+        let field = "controlnet_conditioning_scale";
+        return Err(invalid(
+            field,
+            format!("{field} is {scale}; it must be a finite number"),
+        ));
+    }
+    let message = match &request.init {
+        None => return Ok(()),
+        Some(init) if init.mask.is_none() => {
+            "a ControlNet starts from no image: give a mask too, or leave the image out".to_owned()
+        }
+        Some(init) if init.strength == 1.0 => return Ok(()),
+        Some(init) => format!(
+            "strength is {}; with a control image it must be 1",
+            init.strength
+        ),
+    };
+    Err(invalid("init", message))
 }
 
 fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorError> {
@@ -72,18 +115,26 @@ fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorEr
             format!("strength is {strength}, which leaves none of the {steps} steps; raise it"),
         ));
     }
-    for (name, pixels) in [("image", Some(&init.pixels)), ("mask", init.mask.as_ref())] {
-        let size = pixels.map(|pixels| (pixels.width(), pixels.height()));
-        if let Some((width, height)) = size.filter(|&size| size != (request.width, request.height))
-        {
-            let wanted = format!("{}x{}", request.width, request.height);
-            return Err(invalid(
-                "init",
-                format!("the {name} has {width}x{height} pixels; {wanted} are needed"),
-            ));
-        }
+    check_pixels(request, "init", "image", &init.pixels)?;
+    match &init.mask {
+        Some(mask) => check_pixels(request, "init", "mask", mask),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn check_pixels(
+    request: &ImageRequest,
+    field: &'static str,
+    name: &str,
+    pixels: &Pixels,
+) -> Result<(), ExecutorError> {
+    let (width, height) = (pixels.width(), pixels.height());
+    if (width, height) == (request.width, request.height) {
+        return Ok(());
+    }
+    let wanted = format!("{}x{}", request.width, request.height);
+    let message = format!("the {name} has {width}x{height} pixels; {wanted} are needed");
+    Err(invalid(field, message))
 }
 
 fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), ExecutorError> {
@@ -121,7 +172,6 @@ fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), Exec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pixels::Pixels;
     use crate::request::Noise;
     use std::sync::Arc;
 
@@ -142,6 +192,7 @@ mod tests {
             },
             init: None,
             references: Vec::new(),
+            control: None,
         }
     }
 
@@ -208,5 +259,37 @@ mod tests {
             });
             assert!(message(&start).contains(expected), "{expected}");
         }
+    }
+
+    #[test]
+    fn control_image_has_the_requests_size_and_excludes_a_part_of_the_schedule() {
+        let pixels = |width: u32| {
+            Arc::new(Pixels::new(width, 64, vec![0; width as usize * 64 * 3]).unwrap())
+        };
+        let mut followed = request(64, 64);
+        let init = |strength, masked: bool| {
+            Some(InitImage {
+                pixels: pixels(64),
+                strength,
+                mask: masked.then(|| pixels(64)),
+            })
+        };
+        for (width, scale, init, expected) in [
+            (32, 0.75, None, "the control image has 32x64 pixels"),
+            (64, f32::NAN, None, "controlnet_conditioning_scale is NaN"),
+            (64, 0.75, init(1.0, false), "starts from no image"),
+            (64, 0.75, init(0.6, true), "strength is 0.6; with a control"),
+        ] {
+            followed.init = init;
+            followed.control = Some(Control {
+                pixels: pixels(width),
+                conditioning_scale: scale,
+            });
+            assert!(message(&followed).contains(expected), "{expected}");
+        }
+        followed.init = init(1.0, true);
+        assert_eq!(check(&followed, 512, 512), Ok(()));
+        let refused = refuse_control(&followed).unwrap_err().to_string();
+        assert!(refused.contains("start it with --controlnet"), "{refused}");
     }
 }

@@ -143,6 +143,7 @@ impl CudaExecutor {
             },
             init: None,
             references: Vec::new(),
+            control: None,
         };
         let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
         let needs = self.needs(sizes(&request, self.transformer.limits()[0] / 32 * 32))?;

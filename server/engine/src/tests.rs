@@ -26,6 +26,7 @@ fn request(seed: u64) -> ImageRequest {
         },
         init: None,
         references: Vec::new(),
+        control: None,
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod answer;
 mod body;
+mod control;
 mod fields;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod image_file;
 mod references;
 
 use crate::app::App;
@@ -45,16 +47,19 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     let Wish {
         mut requests,
         format,
+        control,
         references,
     } = wish;
     let engine = app.engine()?;
-    let references = references::decode(references, app.limits).await?;
-    for request in &mut requests {
-        request.references.clone_from(&references);
-    }
     let Some(first) = requests.first().cloned() else {
         return Err(ApiError::invalid("n", "n must be at least 1"));
     };
+    let control = control::decode(control, (first.width, first.height)).await?;
+    let references = references::decode(references, app.limits).await?;
+    for request in &mut requests {
+        request.control.clone_from(&control);
+        request.references.clone_from(&references);
+    }
     let tickets = engine.submit(requests)?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
     let answer = Answer::new(&first, &images, format);

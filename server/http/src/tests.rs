@@ -1,6 +1,6 @@
 //! The interface as its clients see it.
 
-use crate::{App, HttpMetrics, Identity, api};
+use crate::{App, HttpMetrics, Identity, ImageFormat, api, encode};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
@@ -13,6 +13,7 @@ use tower::ServiceExt;
 use zimage_core::executor::ExecutorError;
 use zimage_core::fake::{Call, FakeExecutor};
 use zimage_core::limits::Limits;
+use zimage_core::pixels::Pixels;
 use zimage_core::variant::Variant;
 use zimage_engine::{Engine, EngineMetrics, EngineOptions};
 
@@ -107,6 +108,12 @@ fn wish(more: Value) -> String {
         .unwrap()
         .extend(more.as_object().unwrap().clone());
     body.to_string()
+}
+
+/// A PNG file in base64.
+fn image_file(width: u32, height: u32) -> String {
+    let pixels = Pixels::new(width, height, vec![0; (width * height * 3) as usize]).unwrap();
+    STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap())
 }
 
 #[tokio::test]
@@ -225,6 +232,23 @@ async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
         ),
         (json!({"references": "x"}), "references", "list"),
         (json!({"references": ["%"]}), "references", "base64"),
+        (json!({"control_image": 7}), "control_image", "string"),
+        (json!({"control_image": "%"}), "control_image", "base64"),
+        (
+            json!({"control_image": image_file(32, 64)}),
+            "control_image",
+            "has 32x64 pixels; the size asked for, 64x64, is needed",
+        ),
+        (
+            json!({"control_image": image_file(64, 64)}),
+            "control_image",
+            "start it with --controlnet",
+        ),
+        (
+            json!({"controlnet_conditioning_scale": 0.5}),
+            "controlnet_conditioning_scale",
+            "needs control_image",
+        ),
         (json!({"prompt": 7}), "prompt", "string"),
         (json!({"prompt": null}), "prompt", "required"),
         (json!({"promt": "typo"}), "promt", "unknown field"),
@@ -254,7 +278,7 @@ async fn a_body_that_is_no_object_is_refused() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
-    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(2 << 20)}))).await;
+    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(5 << 20)}))).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(answer.error("type"), "invalid_request_error");
 }

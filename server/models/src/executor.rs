@@ -1,5 +1,6 @@
 //! The seam to the engine: requests in slots, one step at a time.
 
+use crate::control;
 use crate::error::LoadError;
 use crate::guidance;
 use crate::preview;
@@ -7,7 +8,7 @@ use crate::reference::Reference;
 use crate::siglip::VisionTower;
 use crate::start_image::StartImage;
 use crate::text_encoder::TextEncoder;
-use crate::transformer::{Caption, Transformer};
+use crate::transformer::{Caption, Control, ControlNet, Transformer};
 use crate::vae::{Decoder, Encoder, from_pixels, to_pixels};
 use candle_core::{Device, Tensor};
 use std::cell::OnceCell;
@@ -30,11 +31,13 @@ use zimage_core::validate;
 pub struct CandleExecutor {
     prompts: Arc<PromptEncoder>,
     pub(crate) text_encoder: TextEncoder,
-    transformer: Transformer,
+    pub(crate) transformer: Transformer,
     pub(crate) decoder: Decoder,
-    encoder: Encoder,
+    pub(crate) encoder: Encoder,
     /// Only of an Omni model.
     vision: Option<VisionTower>,
+    /// Follows control images, where there is one.
+    pub(crate) control_net: Option<Arc<ControlNet>>,
     scheduler: SchedulerConfig,
     /// Measured at the first preview.
     projection: OnceCell<Projection>,
@@ -51,6 +54,7 @@ pub(crate) struct State {
     caption: Caption,
     guidance: Option<(Guidance, Caption)>,
     start: Option<StartImage>,
+    control: Option<Control>,
 }
 
 impl CandleExecutor {
@@ -66,6 +70,7 @@ impl CandleExecutor {
             decoder: Decoder::load(checkpoint)?,
             encoder: Encoder::load(checkpoint)?,
             vision: VisionTower::load(checkpoint)?,
+            control_net: None,
             scheduler: checkpoint.scheduler().clone(),
             projection: OnceCell::new(),
             states: BTreeMap::new(),
@@ -118,8 +123,10 @@ impl CandleExecutor {
         let shape = (self.transformer.channels(), height, width);
         let count = shape.0 * height * width;
         let mut generator = Generator::new(request.noise.seed);
+        // A ControlNet sees the image that is kept; nothing starts from it.
+        let init = request.init.as_ref().filter(|_| request.control.is_none());
         // diffusers encodes the image with the same generator, before it draws the noise.
-        let image = request.init.as_ref().map(|init| {
+        let image = init.map(|init| {
             self.encoder
                 .forward(&from_pixels(&init.pixels)?, generator.randn(count))
         });
@@ -129,7 +136,7 @@ impl CandleExecutor {
             shape,
             &Device::Cpu,
         )?;
-        let (step, latents, start) = match (&request.init, image) {
+        let (step, latents, start) = match (init, image) {
             (Some(init), Some(latents)) => {
                 let mask = init.mask.as_deref().map(|mask| {
                     Tensor::from_vec(latent_mask(mask), (1, height, width), &Device::Cpu)
@@ -152,6 +159,7 @@ impl CandleExecutor {
             caption: prompt,
             guidance: Guidance::of(request).zip(negative),
             start,
+            control: self.control(request)?,
         })
     }
 
@@ -219,15 +227,26 @@ impl CandleExecutor {
 }
 
 impl State {
+    /// What the control image adds behind layers at the next step, in their order.
+    pub(crate) fn hints(&self, transformer: &Transformer) -> candle_core::Result<Vec<Tensor>> {
+        let time = self.schedule.time(self.step);
+        let control = self.control.as_ref();
+        control.map_or(Ok(Vec::new()), |control| {
+            transformer.hints(&self.latents, time, &self.caption, control)
+        })
+    }
+
     /// The latents after the next step.
     fn next(&self, transformer: &Transformer) -> candle_core::Result<Tensor> {
         let time = self.schedule.time(self.step);
-        let mut prediction = transformer.forward(&self.latents, time, &self.caption)?;
+        let predict = |caption: &Caption| {
+            transformer.forward(&self.latents, time, caption, self.control.as_ref())
+        };
+        let mut prediction = predict(&self.caption)?;
         if let Some((guidance, negative)) = &self.guidance
             && guidance.applies_at(time)
         {
-            let negative = transformer.forward(&self.latents, time, negative)?;
-            prediction = guidance::join(guidance, &prediction, &negative)?;
+            prediction = guidance::join(guidance, &prediction, &predict(negative)?)?;
         }
         // The model predicts from noise to image, the schedule counts from image to noise.
         let latents = (&self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?)?;
@@ -246,6 +265,7 @@ impl Executor for CandleExecutor {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         let [_, rows, columns] = self.transformer.limits();
         validate::check(request, rows, columns)?;
+        control::check(request, self.control_net.as_deref())?;
         let references = self.references(request)?;
         let prompt = self.encode("prompt", &request.prompt, references.len())?;
         let negative = match Guidance::of(request) {

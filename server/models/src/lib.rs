@@ -4,17 +4,20 @@
 //! prompt ─> TextEncoder ─> Transformer::caption ─┐
 //! seed ───> noise ─────────────────────────────> Transformer::forward ─> Guidance ─> NoiseSchedule ─> Decoder ─> pixels
 //!                                                └──────────── one step, repeated ───────────┘
+//! control image ─> Encoder ─> ControlNet ─> hints, added behind the transformer's layers
 //! ```
 //!
 //! An Omni model's prompt comes in parts between condition images, each of which gives latents (`Encoder`) and features
 //! (`VisionTower`).
 //!
 //! Invariants: every number follows diffusers 0.42.1 (`ZImagePipeline`, `ZImageImg2ImgPipeline`,
-//! `ZImageInpaintPipeline`, `ZImageOmniPipeline`) with torch on the CPU in float32; requests are
+//! `ZImageInpaintPipeline`, `ZImageControlNetPipeline`, `ZImageControlNetInpaintPipeline`, `ZImageOmniPipeline`) with
+//! torch on the CPU in float32; requests are
 //! computed one after the other, so a batch never changes an image; latents are float32; noise is torch's, bit for bit.
 #![forbid(unsafe_code)]
 
 mod attention;
+mod control;
 mod dequantize;
 mod error;
 mod executor;

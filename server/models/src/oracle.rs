@@ -1,5 +1,6 @@
 //! The tensors between the stages, to compare another implementation with this one.
 
+use crate::control;
 use crate::executor::{CandleExecutor, failed};
 use candle_core::{Result, Tensor};
 use zimage_core::executor::{ExecutorError, Slot};
@@ -72,6 +73,32 @@ impl CandleExecutor {
     /// When the slot is not taken.
     pub fn latents(&self, slot: Slot) -> std::result::Result<Stage, ExecutorError> {
         Stage::of(&self.state(slot)?.latents).map_err(failed)
+    }
+
+    /// diffusers' `control_context` of a request with a control image: (channels, height / 8, width / 8), without the
+    /// channels that are always zero.
+    ///
+    /// # Errors
+    /// When the request has no control image, or its image cannot be encoded.
+    pub fn control_context(
+        &self,
+        request: &ImageRequest,
+    ) -> std::result::Result<Stage, ExecutorError> {
+        let missing = || ExecutorError::Failed("the request has no control image".to_owned());
+        let control = request.control.as_ref().ok_or_else(missing)?;
+        control::context(&self.encoder, request, control)
+            .and_then(|context| Stage::of(&context))
+            .map_err(failed)
+    }
+
+    /// diffusers' `controlnet_block_samples` of a slot's next step, one for each control layer: (tokens, dim).
+    ///
+    /// # Errors
+    /// When the slot is not taken or follows nothing.
+    pub fn hints(&self, slot: Slot) -> std::result::Result<Vec<Stage>, ExecutorError> {
+        let hints = self.state(slot)?.hints(&self.transformer).map_err(failed)?;
+        let stages = hints.iter().map(Stage::of).collect::<Result<_>>();
+        stages.map_err(failed)
     }
 
     /// The decoder's output for a slot, from -1 to 1 and a little beyond: (3, height, width).

@@ -4,20 +4,32 @@ use crate::error::LoadError;
 use candle_core::{Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Linear};
 use std::fmt::Display;
-use zimage_checkpoint::{Checkpoint, Component};
+use zimage_checkpoint::{Checkpoint, Component, ControlNet};
 
 /// A module's place in a checkpoint: its weights are below one name.
 pub(crate) struct Part<'a> {
-    checkpoint: &'a Checkpoint,
-    component: Component,
+    source: Source<'a>,
     name: String,
+}
+
+/// Whose weights are read.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Model(&'a Checkpoint, Component),
+    ControlNet(&'a ControlNet),
 }
 
 impl<'a> Part<'a> {
     pub(crate) const fn root(checkpoint: &'a Checkpoint, component: Component) -> Self {
         Self {
-            checkpoint,
-            component,
+            source: Source::Model(checkpoint, component),
+            name: String::new(),
+        }
+    }
+
+    pub(crate) const fn control_net(control_net: &'a ControlNet) -> Self {
+        Self {
+            source: Source::ControlNet(control_net),
             name: String::new(),
         }
     }
@@ -39,9 +51,13 @@ impl<'a> Part<'a> {
     }
 
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let view = self
-            .checkpoint
-            .tensor_of_shape(self.component, &self.join(name), shape)?;
+        let name = self.join(name);
+        let view = match self.source {
+            Source::Model(checkpoint, component) => {
+                checkpoint.tensor_of_shape(component, &name, shape)?
+            }
+            Source::ControlNet(control_net) => control_net.tensor_of_shape(&name, shape)?,
+        };
         Ok(Tensor::from_vec(view.to_f32(), shape, &Device::Cpu)?)
     }
 

@@ -1,7 +1,10 @@
 //! diffusers' `ZImageTransformer2DModel` for one image at a time.
 
 mod block;
+mod control_net;
 mod omni;
+
+pub(crate) use control_net::{Control, ControlNet};
 
 use crate::error::LoadError;
 use crate::norm::{RmsNorm, layer_norm};
@@ -9,6 +12,7 @@ use crate::part::Part;
 use block::Block;
 use candle_core::{Module as _, Result, Tensor};
 use candle_nn::Linear;
+use control_net::Hints;
 use omni::{Conditions, Omni};
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_checkpoint::{Checkpoint, Component};
@@ -43,6 +47,15 @@ pub(crate) struct Caption {
     joint_rope: (Tensor, Tensor),
     /// Only of an Omni transformer.
     conditions: Option<Conditions>,
+}
+
+/// What the layers begin with at a step.
+struct Entry {
+    /// The time's embedding (1, width).
+    time: Tensor,
+    /// The image's tokens (tokens, dim), padded: as embedded, and behind the noise refiner.
+    embedded: Tensor,
+    refined: Tensor,
 }
 
 impl Transformer {
@@ -116,24 +129,71 @@ impl Transformer {
     }
 
     /// The model's prediction for latents (channels, height, width) at a time from 0 (noise) to 1.
-    pub(crate) fn forward(&self, latents: &Tensor, time: f32, caption: &Caption) -> Result<Tensor> {
+    pub(crate) fn forward(
+        &self,
+        latents: &Tensor,
+        time: f32,
+        caption: &Caption,
+        control: Option<&Control>,
+    ) -> Result<Tensor> {
         if let Some(conditions) = &caption.conditions {
             return self.forward_omni(latents, time, caption, conditions);
         }
+        let entry = self.enter(latents, time, caption)?;
+        let hints = match control {
+            Some(control) => control.hints(self, &entry, caption)?,
+            None => Hints::default(),
+        };
+        let mut joint = Tensor::cat(&[&entry.refined, &caption.tokens], 0)?;
+        for (i, block) in self.layers.iter().enumerate() {
+            joint = block.forward(&joint, &caption.joint_rope, Some(&entry.time))?;
+            joint = hints.add(i, joint)?;
+        }
+        let scale = (self.final_modulation.forward(&entry.time.silu()?)? + 1.0)?;
+        let (channels, height, width) = latents.dims3()?;
+        let image = joint.narrow(0, 0, height / 2 * (width / 2))?;
+        let normed = layer_norm(&image)?.broadcast_mul(&scale)?;
+        let patches = self.final_linear.forward(&normed)?;
+        unpatchify(&patches, (channels, height, width))
+    }
+
+    /// What a control adds behind the layers, in their order: (tokens, dim) each.
+    pub(crate) fn hints(
+        &self,
+        latents: &Tensor,
+        time: f32,
+        caption: &Caption,
+        control: &Control,
+    ) -> Result<Vec<Tensor>> {
+        let entry = self.enter(latents, time, caption)?;
+        Ok(control.hints(self, &entry, caption)?.into_tensors())
+    }
+
+    fn enter(&self, latents: &Tensor, time: f32, caption: &Caption) -> Result<Entry> {
         let time = self.embed_time(time)?;
-        let patches = patchify(latents)?;
-        let count = patches.dim(0)?;
-        let mut image = pad(&self.x_embedder.forward(&patches)?, &self.x_pad_token)?;
-        for block in &self.noise_refiner {
-            image = block.forward(&image, &caption.image_rope, Some(&time))?;
+        let patches = self.x_embedder.forward(&patchify(latents)?)?;
+        let embedded = pad(&patches, &self.x_pad_token)?;
+        Ok(Entry {
+            refined: self.refine(&embedded, &time, caption, &Hints::default())?,
+            embedded,
+            time,
+        })
+    }
+
+    /// The image's tokens behind the noise refiner, with hints on the way.
+    fn refine(
+        &self,
+        embedded: &Tensor,
+        time: &Tensor,
+        caption: &Caption,
+        hints: &Hints,
+    ) -> Result<Tensor> {
+        let mut image = embedded.clone();
+        for (i, block) in self.noise_refiner.iter().enumerate() {
+            image = block.forward(&image, &caption.image_rope, Some(time))?;
+            image = hints.add(i, image)?;
         }
-        let mut joint = Tensor::cat(&[&image, &caption.tokens], 0)?;
-        for block in &self.layers {
-            joint = block.forward(&joint, &caption.joint_rope, Some(&time))?;
-        }
-        let scale = (self.final_modulation.forward(&time.silu()?)? + 1.0)?;
-        let normed = layer_norm(&joint.narrow(0, 0, count)?)?.broadcast_mul(&scale)?;
-        unpatchify(&self.final_linear.forward(&normed)?, latents.dims3()?)
+        Ok(image)
     }
 
     /// Cosines and sines (tokens, head / 2).

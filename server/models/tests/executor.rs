@@ -2,10 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails with the error it unwraps")]
 
 use std::sync::Arc;
-use zimage_checkpoint::{Checkpoint, Shape, make_model};
+use zimage_checkpoint::{Checkpoint, ControlNet, Refiner, Shape, make_control_net, make_model};
 use zimage_core::executor::{Executor, ExecutorError, Slot};
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
+use zimage_core::request::{CfgNormalization, Control, ImageRequest, InitImage, Noise};
 use zimage_models::CandleExecutor;
 
 fn executor(shape: Shape) -> CandleExecutor {
@@ -32,6 +32,7 @@ fn request(prompt: &str, seed: u64) -> ImageRequest {
         },
         init: None,
         references: Vec::new(),
+        control: None,
     }
 }
 
@@ -210,4 +211,79 @@ fn slots_that_are_not_taken_or_have_no_step_left_are_errors() {
     executor.release(slot);
     executor.release(slot);
     assert!(executor.decode(slot).is_err());
+}
+
+fn following(form: Refiner) -> CandleExecutor {
+    let dir = tempfile::tempdir().unwrap();
+    make_control_net(dir.path(), Shape::Tiny, form, 3).unwrap();
+    let model = tempfile::tempdir().unwrap();
+    make_model(model.path(), Shape::Tiny, 3).unwrap();
+    let checkpoint = Checkpoint::open(model.path()).unwrap();
+    let control_net = ControlNet::open(dir.path(), checkpoint.transformer()).unwrap();
+    let executor = CandleExecutor::load(&checkpoint).unwrap();
+    executor.with_control_net(&control_net).unwrap()
+}
+
+fn pixels() -> Arc<Pixels> {
+    let levels = (0..80 * 48 * 3).map(|at| (at % 251) as u8).collect();
+    Arc::new(Pixels::new(80, 48, levels).unwrap())
+}
+
+fn followed(scale: f32) -> ImageRequest {
+    ImageRequest {
+        control: Some(Control {
+            pixels: pixels(),
+            conditioning_scale: scale,
+        }),
+        ..request("a cat", 1)
+    }
+}
+
+#[test]
+fn control_image_without_a_control_net_is_refused_with_what_to_do() {
+    let error = executor(Shape::Tiny).begin(&followed(0.75)).unwrap_err();
+    let ExecutorError::InvalidRequest { field, message } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(field, "control_image");
+    assert!(message.contains("--controlnet"), "{message}");
+}
+
+#[test]
+fn control_image_changes_the_image_and_a_scale_of_0_does_not() {
+    let mut executor = following(Refiner::Shared);
+    let alone = image(&mut executor, &request("a cat", 1));
+    assert_eq!(image(&mut executor, &followed(0.0)), alone);
+    let half = image(&mut executor, &followed(0.5));
+    assert_ne!(half, alone);
+    assert_ne!(image(&mut executor, &followed(1.0)), half);
+    // Nothing of it stays for the next request.
+    assert_eq!(image(&mut executor, &request("a cat", 1)), alone);
+}
+
+#[test]
+fn requests_with_and_without_control_image_step_together() {
+    let mut executor = following(Refiner::Controlled);
+    let requests = [followed(0.75), request("a cat", 1)];
+    let alone = requests.each_ref().map(|wish| image(&mut executor, wish));
+    let slots = requests.map(|wish| executor.begin(&wish).unwrap().slot);
+    for _ in 0..3 {
+        executor.step(&slots).unwrap();
+    }
+    assert_eq!(slots.map(|slot| executor.decode(slot).unwrap()), alone);
+}
+
+#[test]
+fn control_net_without_channels_for_a_mask_does_not_inpaint() {
+    let wish = ImageRequest {
+        init: Some(InitImage {
+            pixels: pixels(),
+            strength: 1.0,
+            mask: Some(pixels()),
+        }),
+        ..followed(0.75)
+    };
+    let error = following(Refiner::Own).begin(&wish).unwrap_err();
+    assert!(error.to_string().contains("reads 16 channels"), "{error}");
+    assert_eq!(following(Refiner::Shared).begin(&wish).unwrap().steps, 3);
 }

@@ -110,6 +110,7 @@ fn image(checkpoint: &Checkpoint) -> Pixels {
             count: 1,
         },
         references: Vec::new(),
+        control: None,
         init: None,
     };
     let begun = executor.begin(&request).unwrap();

@@ -10,12 +10,15 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use zimage_checkpoint::{Checkpoint, Lora, Shape, make_model};
-use zimage_core::executor::Executor as _;
+use tempfile::TempDir;
+use zimage_checkpoint::{
+    Checkpoint, ControlNet, Lora, Refiner, Shape, make_control_net, make_model,
+};
+use zimage_core::executor::{Executor as _, Slot};
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
+use zimage_core::request::{CfgNormalization, Control, ImageRequest, InitImage, Noise};
 use zimage_models::{CandleExecutor, Stage};
 
 /// Largest difference of a stage's values, relative to the largest value.
@@ -48,6 +51,10 @@ struct Case {
     /// Files of `golden/lora` without the shape's name, each with its scale.
     #[serde(default)]
     loras: Vec<(String, f32)>,
+    /// Form of the ControlNet's noise refiner.
+    controlnet: Option<String>,
+    #[serde(default)]
+    controlnet_conditioning_scale: f32,
 }
 
 fn one() -> f32 {
@@ -77,7 +84,7 @@ impl Case {
                 index,
                 count: self.num_images_per_prompt,
             },
-            init: self.strength.map(|strength| InitImage {
+            init: self.strength().map(|strength| InitImage {
                 pixels: pixels(self.width, self.height, |x, y| [x * 5, y * 9, x * y]),
                 strength,
                 mask: self
@@ -87,7 +94,18 @@ impl Case {
             references: (self.references.iter())
                 .map(|&[width, height]| reference(width, height))
                 .collect(),
+            control: self.controlnet.as_ref().map(|_| Control {
+                pixels: pixels(self.width, self.height, |x, y| {
+                    [x * y, x * 3 + y * 4, 255u32.wrapping_sub(x * 2)]
+                }),
+                conditioning_scale: self.controlnet_conditioning_scale,
+            }),
         }
+    }
+
+    /// A ControlNet that keeps a part of an image replaces all of the rest.
+    fn strength(&self) -> Option<f32> {
+        self.strength.or(self.mask.then_some(1.0))
     }
 }
 
@@ -118,13 +136,54 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn cases(shape: Shape) -> BTreeMap<String, Case> {
+fn cases(shape: Shape, form: Option<Refiner>) -> BTreeMap<String, Case> {
     let mut cases: BTreeMap<String, Case> =
         serde_json::from_reader(File::open(golden("cases.json")).unwrap()).unwrap();
-    cases.retain(|_, case| case.shape == shape.to_string());
-    let least = if shape == Shape::Omni { 8 } else { 20 };
+    let named = form.map(|form| form.to_string());
+    cases.retain(|_, case| case.shape == shape.to_string() && case.controlnet == named);
+    let least = match (shape, form) {
+        (_, Some(_)) => 1,
+        (Shape::Omni, None) => 8,
+        _ => 20,
+    };
     assert!(cases.len() >= least, "{shape} has {} cases", cases.len());
     cases
+}
+
+/// A model, and a ControlNet where there is a form for one.
+struct Models {
+    dir: TempDir,
+    shape: Shape,
+    form: Option<Refiner>,
+}
+
+impl Models {
+    fn make(shape: Shape, form: Option<Refiner>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        make_model(&dir.path().join("model"), shape, 7).unwrap();
+        if let Some(form) = form {
+            make_control_net(&dir.path().join("controlnet"), shape, form, 7).unwrap();
+        }
+        Self { dir, shape, form }
+    }
+
+    /// The model with files of `golden/lora` merged into it, each with its scale.
+    fn load(&self, loras: &[(String, f32)]) -> CandleExecutor {
+        let open = |(name, scale): &(String, f32)| {
+            let file = format!("lora/{}-{name}.safetensors", self.shape);
+            Lora::open(&golden(&file), *scale).unwrap()
+        };
+        let checkpoint = Checkpoint::open(&self.dir.path().join("model")).unwrap();
+        let loras = loras.iter().map(open).collect();
+        let checkpoint = checkpoint.with_loras(loras).unwrap();
+        let executor = CandleExecutor::load(&checkpoint).unwrap();
+        if self.form.is_none() {
+            return executor;
+        }
+        let path = self.dir.path().join("controlnet");
+        let control_net = ControlNet::open(&path, checkpoint.transformer()).unwrap();
+        executor.with_control_net(&control_net).unwrap()
+    }
 }
 
 /// The stages that diffusers computed for a case.
@@ -145,6 +204,11 @@ impl Expected {
             .skip(start)
             .take(length)
             .collect()
+    }
+
+    fn has(&self, stage: &str) -> bool {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.tensor(stage).is_ok()
     }
 
     /// Steps that ran.
@@ -192,24 +256,29 @@ fn read_png(name: &str) -> Pixels {
     Pixels::new(info.width, info.height, rgb).unwrap()
 }
 
-/// The model with the case's files merged into it.
-fn load(dir: &Path, case: &Case) -> CandleExecutor {
-    let open = |(name, scale): &(String, f32)| {
-        let file = format!("lora/{}-{name}.safetensors", case.shape);
-        Lora::open(&golden(&file), *scale).unwrap()
-    };
-    let checkpoint = Checkpoint::open(dir).unwrap();
-    let loras = case.loras.iter().map(open).collect();
-    CandleExecutor::load(&checkpoint.with_loras(loras).unwrap()).unwrap()
+/// Compares what the ControlNet sees. Its channels that are always zero are not computed.
+fn agree_on_control(executor: &CandleExecutor, expected: &Expected, case: &Case) -> f32 {
+    let context = executor.control_context(&case.request(0)).unwrap();
+    expected.check(&context, "control_context", 0)
+}
+
+/// Compares the beginning of each hint, where the case has them.
+fn agree_on_hints(executor: &CandleExecutor, slot: Slot, expected: &Expected) -> f32 {
+    let hints = executor.hints(slot).unwrap().into_iter().enumerate();
+    let compared = hints.filter_map(|(i, mut hint)| {
+        let (name, rows) = (format!("hint-{i}"), 8);
+        hint.values.truncate(rows * hint.shape[1]);
+        expected.has(&name).then(|| expected.check(&hint, &name, 0))
+    });
+    compared.fold(0.0, f32::max)
 }
 
 /// Runs every case of a shape; prints the largest differences and fails with the first that is too large.
-fn agree(shape: Shape) {
-    let dir = tempfile::tempdir().unwrap();
-    make_model(dir.path(), shape, 7).unwrap();
-    let mut plain = CandleExecutor::load(&Checkpoint::open(dir.path()).unwrap()).unwrap();
-    for (name, case) in cases(shape) {
-        let mut merged = (!case.loras.is_empty()).then(|| load(dir.path(), &case));
+fn agree(shape: Shape, form: Option<Refiner>) {
+    let models = Models::make(shape, form);
+    let mut plain = models.load(&[]);
+    for (name, case) in cases(shape, form) {
+        let mut merged = (!case.loras.is_empty()).then(|| models.load(&case.loras));
         let executor = merged.as_mut().unwrap_or(&mut plain);
         let expected = Expected::read(&name);
         let mut worst = expected.check(
@@ -230,6 +299,9 @@ fn agree(shape: Shape) {
             worst = worst.max(expected.check(latents, &format!("reference-{i}"), 0));
             worst = worst.max(expected.check(features, &format!("siglip-{i}"), 0));
         }
+        if form.is_some() {
+            worst = worst.max(agree_on_control(executor, &expected, &case));
+        }
         for index in 0..case.num_images_per_prompt {
             let begun = executor.begin(&case.request(index)).unwrap();
             let start = executor.latents(begun.slot).unwrap();
@@ -245,6 +317,7 @@ fn agree(shape: Shape) {
                 assert_eq!(bits(&start.values), bits(&expected), "{name}");
             }
             worst = worst.max(expected.check(&start, "start", index));
+            worst = worst.max(agree_on_hints(executor, begun.slot, &expected));
             assert_eq!(begun.steps as usize, expected.steps(), "{name}");
             for step in 0..begun.steps {
                 executor.step(&[begun.slot]).unwrap();
@@ -282,15 +355,23 @@ fn agree(shape: Shape) {
 
 #[test]
 fn tiny_model_agrees_with_diffusers() {
-    agree(Shape::Tiny);
+    agree(Shape::Tiny, None);
 }
 
 #[test]
 fn odd_model_agrees_with_diffusers() {
-    agree(Shape::Odd);
+    agree(Shape::Odd, None);
+}
+
+#[test]
+fn every_form_of_control_net_agrees_with_diffusers() {
+    for form in Refiner::ALL {
+        agree(Shape::Tiny, Some(form));
+        agree(Shape::Odd, Some(form));
+    }
 }
 
 #[test]
 fn omni_model_agrees_with_diffusers() {
-    agree(Shape::Omni);
+    agree(Shape::Omni, None);
 }

@@ -80,6 +80,7 @@ fn request(args: &Bench, (width, height): (u32, u32), number: usize) -> ImageReq
         },
         init: None,
         references: Vec::new(),
+        control: None,
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) fn write(model: &Path, folder: &Path) -> Outcome {
         },
         init: None,
         references: Vec::new(),
+        control: None,
     };
     let slot = executor.begin(&request)?.slot;
     for step in 0..STEPS {

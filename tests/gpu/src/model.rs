@@ -49,6 +49,7 @@ fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
         },
         init: None,
         references: Vec::new(),
+        control: None,
     }
 }
 

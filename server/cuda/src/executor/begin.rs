@@ -43,6 +43,7 @@ impl CudaExecutor {
         let [_, rows, columns] = self.transformer.limits();
         validate::check(request, rows, columns)?;
         omni::check(request, false)?;
+        validate::refuse_control(request)?;
         let prompt = self.encode("prompt", &request.prompt)?;
         let guidance = Guidance::of(request);
         let negative = match guidance {

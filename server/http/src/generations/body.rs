@@ -3,6 +3,7 @@
 //! Follows <https://platform.openai.com/docs/api-reference/images/create>; a field of OpenAI's that this server cannot
 //! serve is refused with the reason, never ignored.
 
+use super::control::{self, ControlFile};
 use super::fields::Fields;
 use super::references;
 use crate::app::Identity;
@@ -19,7 +20,8 @@ const DEFAULT_SIDE: u32 = 1024;
 const DEFAULT_QUALITY: u8 = 95;
 const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, response_format, quality, background, \
     moderation, user, stream, and diffusers' seed, width, height, num_inference_steps, guidance_scale, negative_prompt, \
-    cfg_normalization, cfg_truncation, and references: condition images for an Omni model";
+    cfg_normalization, cfg_truncation, controlnet_conditioning_scale, and control_image for a ControlNet and references: \
+    condition images for an Omni model";
 
 /// What a body asks for.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Wish {
     pub(super) format: ImageFormat,
     /// Condition images of all of them, in base64.
     pub(super) references: Vec<String>,
+    /// What all of them follow.
+    pub(super) control: Option<ControlFile>,
 }
 
 /// Reads a body. `random_seed` is used where it names none.
@@ -70,8 +74,10 @@ pub(super) fn parse(
         },
         init: None,
         references: Vec::new(),
+        control: None,
     };
     let references = references::take(&mut fields, limits)?;
+    let control = control::take(&mut fields, limits)?;
     fields.finish(KNOWN)?;
     limits.check(&request)?;
     let requests = (0..count)
@@ -84,6 +90,7 @@ pub(super) fn parse(
         requests,
         format,
         references,
+        control,
     })
 }
 

@@ -7,6 +7,11 @@ repository's root:
     for shape in tiny odd omni; do
       cargo run --release -p zimage-checkpoint --example make_model -- $shape 7 out/golden/$shape
     done
+    for shape in tiny odd; do
+      for form in own shared controlled; do
+        cargo run --release -p zimage-checkpoint --example make_model -- $shape 7 out/golden/$shape-$form $form
+      done
+    done
     python server/models/tests/golden/make.py out/golden
 """
 
@@ -16,7 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImageOmniPipeline, ZImagePipeline
+from diffusers import (
+    ZImageControlNetInpaintPipeline,
+    ZImageControlNetModel,
+    ZImageControlNetPipeline,
+    ZImageImg2ImgPipeline,
+    ZImageInpaintPipeline,
+    ZImageOmniPipeline,
+    ZImagePipeline,
+)
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -121,6 +134,37 @@ def omni(pipe, case, tensors):
     return {"image": images} if images else {}
 
 
+# "controlnet" is the form of its noise refiner. An image is followed, and kept where there is a mask. 128 x 64 pixels are a
+# full row of tokens, without padding.
+CONTROL_CASES = {
+    "control-own": {"prompt": "a red cat", "controlnet": "own"},
+    "control-shared": {"prompt": "a red cat", "controlnet": "shared"},
+    "control-controlled": {"prompt": "a red cat", "controlnet": "controlled"},
+    "control-guidance": {"prompt": "x" * 30, "negative_prompt": "y", "controlnet": "own", "guidance_scale": 3.0,
+                         "cfg_truncation": 0.3, "controlnet_conditioning_scale": 0.4, "num_inference_steps": 3},
+    "control-several": {"prompt": "snow", "controlnet": "controlled", "guidance_scale": 1.5, "seed": 99,
+                        "controlnet_conditioning_scale": 1.3, "num_images_per_prompt": 2},
+    "control-no-padding": {"prompt": "a dog", "controlnet": "shared", "width": 128, "height": 64,
+                           "num_inference_steps": 1},
+    "control-inpaint": {"prompt": "a blue house", "controlnet": "shared", "mask": True, "width": 32, "height": 48,
+                        "guidance_scale": 2.0, "cfg_normalization": 1.0},
+    "control-inpaint-controlled": {"prompt": "a blue house", "controlnet": "controlled", "mask": True, "seed": 5},
+}
+# What the odd shape would only repeat.
+TINY_CONTROL_CASES = {"control-no-padding", "control-guidance", "control-inpaint-controlled"}
+
+
+def control_case(case):
+    return COMMON | {"width": 48, "height": 32, "controlnet_conditioning_scale": 0.75} | case
+
+
+def control_image(width, height):
+    """The image that is followed; the test computes the same."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * y, x * 3 + y * 4, 255 - x * 2], axis=-1) & 255
+    return Image.fromarray(image.astype(np.uint8))
+
+
 def start_image(width, height):
     """The image to start from and its mask; the test computes the same."""
     y, x = np.mgrid[0:height, 0:width]
@@ -129,10 +173,36 @@ def start_image(width, height):
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask.astype(np.uint8))
 
 
-def pipeline(pipe, case, tensors):
+def controlled(pipe, case, controlnet):
+    """The pipeline that follows an image, and what it takes besides."""
+    size = case["width"], case["height"]
+    images = {"control_image": control_image(*size)}
+    kind = ZImageControlNetPipeline
+    if case.pop("mask", False):
+        kind = ZImageControlNetInpaintPipeline
+        images["image"], images["mask_image"] = start_image(*size)
+    return kind(**pipe.components, controlnet=controlnet), images
+
+
+def watch(controlnet, tensors):
+    """Takes down what the ControlNet sees, and without guidance some of what it says at the first step."""
+
+    def called(_module, inputs, output):
+        if "control_context" in tensors:
+            return
+        tensors["control_context"] = inputs[3][0, :, 0]
+        if len(inputs[0]) == 1:
+            tensors.update({f"hint-{i}": hint[0, :8] for i, hint in enumerate(output.values())})
+
+    return controlnet.register_forward_hook(called)
+
+
+def pipeline(pipe, case, tensors, controlnet):
     """The pipeline that the case is for, and what it takes besides."""
     if isinstance(pipe, ZImageOmniPipeline):
         return pipe, omni(pipe, case, tensors)
+    if controlnet is not None:
+        return controlled(pipe, case, controlnet)
     if "strength" not in case:
         return pipe, {}
     image, mask = start_image(case["width"], case["height"])
@@ -141,10 +211,11 @@ def pipeline(pipe, case, tensors):
     return ZImageImg2ImgPipeline(**pipe.components), {"image": image}
 
 
-def run(pipe, case):
+def run(pipe, case, controlnet=None):
     """One case: its images as arrays of bytes and its tensors."""
     case = COMMON | case
     tensors = {}
+    hooks = [watch(controlnet, tensors)] if controlnet is not None else []
     text = {key: case[key] for key in ("prompt", "negative_prompt") if key in case}
     if isinstance(pipe, ZImageOmniPipeline):
         text["num_condition_images"] = len(case.get("references", []))
@@ -160,8 +231,8 @@ def run(pipe, case):
     def decoded(module, inputs, output):
         tensors["decoded"] = output
 
-    hook = pipe.vae.decoder.register_forward_hook(decoded)
-    pipe, images = pipeline(pipe, case, tensors)
+    hooks.append(pipe.vae.decoder.register_forward_hook(decoded))
+    pipe, images = pipeline(pipe, case, tensors, controlnet)
     pipe.set_progress_bar_config(disable=True)
     prepare_latents = pipe.prepare_latents
 
@@ -177,7 +248,8 @@ def run(pipe, case):
     pipe.prepare_latents = prepare_latents
     for name in ("prepare_image_latents", "prepare_siglip_embeds"):
         pipe.__dict__.pop(name, None)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     return images, {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
 
 
@@ -192,6 +264,14 @@ def load(models, shape):
     return pipe, OMNI_CASES
 
 
+def save(name, images, tensors):
+    for index, image in enumerate(images):
+        assert isinstance(image, Image.Image)
+        image.save(HERE / f"{name}.{index}.png", optimize=True)
+    save_file(tensors, HERE / f"{name}.safetensors")
+    print(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+
+
 def main(models):
     torch.set_grad_enabled(False)
     table = {}
@@ -203,14 +283,16 @@ def main(models):
         for name, case in cases.items():
             loras = case.get("loras", [])
             arguments = {key: value for key, value in case.items() if key != "loras"}
-            images, tensors = run(lora.merged(pipe, HERE / "lora", shape, loras), arguments)
-            name = f"{shape}-{name}"
-            table[name] = COMMON | {"shape": shape} | case
-            for index, image in enumerate(images):
-                assert isinstance(image, Image.Image)
-                image.save(HERE / f"{name}.{index}.png", optimize=True)
-            save_file(tensors, HERE / f"{name}.safetensors")
-            print(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+            table[f"{shape}-{name}"] = COMMON | {"shape": shape} | case
+            save(f"{shape}-{name}", *run(lora.merged(pipe, HERE / "lora", shape, loras), arguments))
+        for name, case in CONTROL_CASES.items():
+            if shape == "omni" or (shape == "odd" and name in TINY_CONTROL_CASES):
+                continue
+            case = control_case(case)
+            table[f"{shape}-{name}"] = case | {"shape": shape}
+            form = case.pop("controlnet")
+            controlnet = ZImageControlNetModel.from_pretrained(models / f"{shape}-{form}", torch_dtype=torch.float32)
+            save(f"{shape}-{name}", *run(pipe, case, controlnet))
     (HERE / "cases.json").write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 

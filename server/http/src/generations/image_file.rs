@@ -1,0 +1,85 @@
+//! An image file inside a body: base64, alone or as a data URL.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::{DynamicImage, ImageDecoder as _, ImageError, ImageReader};
+use std::io::Cursor;
+use zimage_core::pixels::Pixels;
+
+/// The pixels of a PNG, JPEG or WebP file, if `check` has nothing against its width and height. A file of a few bytes can
+/// say that it has any number of pixels, so none are decoded before.
+///
+/// # Errors
+/// What is wrong with the file, to be put behind the field's name.
+pub(super) fn pixels(
+    text: &str,
+    check: impl FnOnce(u32, u32) -> Result<(), String>,
+) -> Result<Pixels, String> {
+    let base64 = match text.strip_prefix("data:") {
+        Some(url) => url.split_once(";base64,").map_or("", |(_, base64)| base64),
+        None => text,
+    };
+    let bytes = STANDARD
+        .decode(base64)
+        .map_err(|error| format!("must be an image file in base64: {error}"))?;
+    let unread = |error: ImageError| format!("is no readable image: {error}");
+    let decoder = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| unread(error.into()))?
+        .into_decoder()
+        .map_err(unread)?;
+    let (width, height) = decoder.dimensions();
+    check(width, height)?;
+    let image = DynamicImage::from_decoder(decoder)
+        .map_err(unread)?
+        .into_rgb8();
+    Pixels::new(width, height, image.into_raw()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{ImageFormat, encode};
+
+    fn file(format: ImageFormat) -> String {
+        let pixels = Pixels::new(5, 3, vec![7; 5 * 3 * 3]).unwrap();
+        STANDARD.encode(encode(&pixels, format, &[]).unwrap())
+    }
+
+    #[test]
+    fn files_of_every_format_are_read_alone_and_as_data_urls() {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg(100), ImageFormat::Webp] {
+            let text = file(format);
+            let url = format!("data:image/png;base64,{text}");
+            for text in [text, url] {
+                let pixels = pixels(&text, |_, _| Ok(())).unwrap();
+                assert_eq!((pixels.width(), pixels.height()), (5, 3));
+                assert!(pixels.rgb().iter().all(|level| level.abs_diff(7) < 2));
+            }
+        }
+    }
+
+    #[test]
+    fn size_is_checked_before_anything_is_decoded() {
+        let mut bytes = STANDARD.decode(file(ImageFormat::Png)).unwrap();
+        // Signature and header stay; what they announce is missing.
+        bytes.truncate(60);
+        let text = STANDARD.encode(bytes);
+        let refused = pixels(&text, |width, height| Err(format!("is {width}x{height}")));
+        assert_eq!(refused, Err("is 5x3".to_owned()));
+        assert!(pixels(&text, |_, _| Ok(())).is_err());
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        for (text, reason) in [
+            ("https://example.com/a.png", "base64"),
+            ("aGVsbG8=", "no readable image"),
+            ("data:,hello", "no readable image"),
+            ("", "no readable image"),
+        ] {
+            let problem = pixels(text, |_, _| Ok(())).unwrap_err();
+            assert!(problem.contains(reason), "{text}: {problem}");
+        }
+    }
+}
