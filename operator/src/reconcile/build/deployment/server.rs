@@ -14,6 +14,8 @@ use zimage_crds::{Device, GpuSpec, Precision, Tier, TierSpec, ZImageDeployment};
 
 /// Where the claim with the checkpoint is mounted.
 const MODELS: &str = "/models";
+/// Where compiled kernels and chosen algorithms are kept: a container that is started again finds them.
+const GPU_CACHE: &str = "/tmp/gpu-cache";
 /// Node label that NVIDIA's GPU feature discovery sets.
 const GPU_PRODUCT: &str = "nvidia.com/gpu.product";
 
@@ -84,8 +86,10 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
             spec.engine.drain_timeout_seconds.to_string(),
         ),
     ];
+    let gpu = spec.uses_gpu().then(|| ("gpu-cache", GPU_CACHE.to_owned()));
     let flags = flags
         .into_iter()
+        .chain(gpu)
         .map(|(flag, value)| format!("--{flag}={value}"));
     std::iter::once("serve".to_owned()).chain(flags).collect()
 }
