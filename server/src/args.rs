@@ -193,7 +193,7 @@ pub(crate) struct Generate {
 /// What a file tells about how it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Metadata {
-    /// Prompt, seed, steps and model.
+    /// Prompt, seed, steps, the model and a hash of its weights.
     Full,
     /// Nothing.
     None,

@@ -3,6 +3,7 @@
 use crate::args::{Generate, Metadata};
 use crate::device;
 use crate::failure::Failure;
+use crate::files;
 use crate::nvml::Gpus;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::hash_map::RandomState;
@@ -27,11 +28,14 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
     let chosen = device::choose(&args.model, &Gpus::find())?;
     let format = format(&args.output)?;
     let requests = requests(args)?;
+    let hash = files::open(&args.model.files)?
+        .fingerprint()
+        .map_err(|error| Failure::Model(error.to_string()))?;
     let mut executor = device::load(&args.model, chosen)?;
     for request in &requests {
         let pixels = make(&mut *executor, request)?;
         let text = match args.metadata {
-            Metadata::Full => description(args, request),
+            Metadata::Full => description(args, request, &hash),
             Metadata::None => Vec::new(),
         };
         let file = encode(&pixels, format, &text).map_err(Failure::other)?;
@@ -166,13 +170,14 @@ fn style() -> ProgressStyle {
 }
 
 /// How the image was made, as PNG text chunks.
-fn description(args: &Generate, request: &ImageRequest) -> Vec<(&'static str, String)> {
+fn description(args: &Generate, request: &ImageRequest, hash: &str) -> Vec<(&'static str, String)> {
     let mut text = vec![
         (
             "Software",
             concat!("zimage-server ", env!("CARGO_PKG_VERSION")).to_owned(),
         ),
         ("model", args.model_name.model_name().to_owned()),
+        ("model_hash", hash.to_owned()),
         ("prompt", request.prompt.clone()),
         ("seed", request.noise.seed.to_string()),
         (

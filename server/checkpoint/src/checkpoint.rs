@@ -209,7 +209,7 @@ impl Checkpoint {
         }
     }
 
-    fn weights(&self, component: Component) -> Result<&Weights, CheckpointError> {
+    pub(crate) fn weights(&self, component: Component) -> Result<&Weights, CheckpointError> {
         let problem = || {
             format!(
                 "the model has no {}: it is no Omni model",

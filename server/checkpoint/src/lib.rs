@@ -19,6 +19,7 @@ pub mod config;
 mod control_net;
 mod convert;
 mod error;
+mod fingerprint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gguf;

@@ -37,7 +37,7 @@ pub(crate) struct Entry {
     /// Bytes.
     size: u64,
     /// In hexadecimal, lower case.
-    sha256: String,
+    pub(crate) sha256: String,
 }
 
 impl Default for Manifest {

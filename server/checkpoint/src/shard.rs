@@ -145,17 +145,9 @@ impl Shard {
 
     /// A tensor's values; single precision where they are stored in blocks.
     pub(crate) fn tensor(&self, place: &Place) -> Result<TensorView<'_>, CheckpointError> {
-        let Stored {
-            format,
-            shape,
-            range,
-        } = self.part(place)?;
+        let (Stored { format, shape, .. }, bytes) = self.stored(place)?;
         let stored = &place.stored;
         let wrong = |problem: String| CheckpointError::new(&self.path, problem);
-        let bytes = self
-            .map
-            .get(range)
-            .ok_or_else(|| wrong(format!("tensor {stored:?} lies behind the end")))?;
         let format = match format {
             Format::Plain(dtype) => {
                 return Ok(TensorView {
@@ -179,6 +171,16 @@ impl Shard {
             return Err(wrong(problem));
         }
         Ok(TensorView::owned(shape, &values))
+    }
+
+    /// What the header says of a tensor or its third, and its bytes.
+    pub(crate) fn stored(&self, place: &Place) -> Result<(Stored, &[u8]), CheckpointError> {
+        let part = self.part(place)?;
+        let bytes = self.map.get(part.range.clone()).ok_or_else(|| {
+            let problem = format!("tensor {:?} lies behind the end", place.stored);
+            CheckpointError::new(&self.path, problem)
+        })?;
+        Ok((part, bytes))
     }
 
     /// What the header says of a tensor or its third.

@@ -6,6 +6,7 @@ use crate::gguf::Dequantize;
 use crate::read;
 use crate::shard::{Place, Shard, TensorView};
 use crate::single_file;
+use crate::table::Stored;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -133,6 +134,12 @@ impl Weights {
     pub(crate) fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
         let (shard, place) = self.place(name)?;
         shard.tensor(place)
+    }
+
+    /// How the tensor of that name is stored, and its bytes.
+    pub(crate) fn stored(&self, name: &str) -> Result<(Stored, &[u8]), CheckpointError> {
+        let (shard, place) = self.place(name)?;
+        shard.stored(place)
     }
 
     /// The shape of the tensor of that name, which is not read.
