@@ -10,6 +10,9 @@ pub struct Args {
     /// Container image of new server tiers whose spec names none. Existing ones keep what they run.
     #[arg(long, env = "ZIMAGE_SERVER_IMAGE", default_value = concat!("zimage-server:", env!("CARGO_PKG_VERSION")))]
     pub server_image: String,
+    /// The same for tiers with a GPU: the server with CUDA's libraries.
+    #[arg(long, env = "ZIMAGE_SERVER_CUDA_IMAGE", default_value = concat!("zimage-server-cuda:", env!("CARGO_PKG_VERSION")))]
+    pub server_cuda_image: String,
     /// Container image of new gateways whose spec names none. Existing ones keep what they run.
     #[arg(long, env = "ZIMAGE_GATEWAY_IMAGE", default_value = concat!("zimage-gateway:", env!("CARGO_PKG_VERSION")))]
     pub gateway_image: String,
@@ -45,8 +48,10 @@ pub struct Args {
 /// Images of parts whose spec names none.
 #[derive(Clone, Debug)]
 pub struct DefaultImages {
-    /// Server of either tier.
+    /// Server of a tier on the CPU.
     pub server: String,
+    /// Server of a tier with a GPU.
+    pub server_cuda: String,
     /// Gateway.
     pub gateway: String,
 }

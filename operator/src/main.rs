@@ -131,6 +131,7 @@ async fn lead(
             client: client.clone(),
             images: DefaultImages {
                 server: args.server_image.clone(),
+                server_cuda: args.server_cuda_image.clone(),
                 gateway: args.gateway_image.clone(),
             },
             recorder: Recorder::new(client, reporter),

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
-use zimage_crds::{Tier, ZImageDeployment};
+use zimage_crds::{Tier, TierSpec, ZImageDeployment};
 
 /// The caches that the watches keep current.
 pub struct Caches {
@@ -90,14 +90,17 @@ impl Existing {
                 .unwrap_or_else(|| default.to_owned())
         };
         let spec = &owner.spec;
-        let fallback = spec.fallback.as_ref().and_then(|tier| tier.image.as_ref());
+        let server = |tier: Tier, spec: Option<&TierSpec>| {
+            let default = match spec.is_some_and(TierSpec::uses_gpu) {
+                true => &defaults.server_cuda,
+                false => &defaults.server,
+            };
+            let wanted = spec.and_then(|spec| spec.image.as_ref());
+            choose(Part::Server(tier), wanted, default)
+        };
         Images {
-            primary: choose(
-                Part::Server(Tier::Primary),
-                spec.primary.image.as_ref(),
-                &defaults.server,
-            ),
-            fallback: choose(Part::Server(Tier::Fallback), fallback, &defaults.server),
+            primary: server(Tier::Primary, Some(&spec.primary)),
+            fallback: server(Tier::Fallback, spec.fallback.as_ref()),
             gateway: choose(
                 Part::Gateway,
                 spec.gateway.image.as_ref(),
