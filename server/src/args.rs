@@ -204,7 +204,7 @@ pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) model: Model,
     /// Sizes to measure.
-    #[arg(long, value_delimiter = ',', value_parser = size, default_value = "1024x1024,512x512")]
+    #[arg(long, value_delimiter = ',', value_parser = size, default_value = "512x512,768x768,1024x1024,1536x1536,2048x2048")]
     pub(crate) sizes: Vec<(u32, u32)>,
     /// Denoising steps of a request.
     #[arg(long, default_value_t = 8)]
@@ -218,6 +218,9 @@ pub(crate) struct Bench {
     /// Seconds of rest before each measured request.
     #[arg(long, default_value_t = 0)]
     pub(crate) pause_seconds: u64,
+    /// Numbers of requests that are computed together, for images a second.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
+    pub(crate) batches: Vec<u32>,
     /// How often the prompt repeats its three words.
     #[arg(long, default_value_t = 8)]
     pub(crate) prompt_words: usize,

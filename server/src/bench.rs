@@ -3,34 +3,77 @@
 mod http;
 mod parts;
 mod table;
+mod work;
 
 use crate::args::Bench;
-use crate::device;
+use crate::device::{self, Chosen};
 use crate::failure::Failure;
+use crate::files;
 use crate::nvml::Gpus;
 use http::Server;
-use parts::measure;
+use parts::{Parts, measure};
 use std::time::Instant;
+use work::Work;
+use zimage_checkpoint::config::TransformerConfig;
+use zimage_cuda::Ceilings;
 
-/// Measures and prints a table, or JSON for machines.
+/// All that is printed.
+struct Measured {
+    /// Seconds until the first request could be taken.
+    start_up: f64,
+    sizes: Vec<Parts>,
+    /// Bytes of the GPU's memory in use at the end: the engine gives none back, so this is the most.
+    memory: Option<u64>,
+    /// Of a GPU.
+    ceilings: Option<Ceilings>,
+    transformer: TransformerConfig,
+}
+
+impl Measured {
+    /// The share of a step that its products and attention would take at the ceilings.
+    fn share(&self, parts: &Parts) -> Option<f64> {
+        let size = (parts.width, parts.height);
+        let work = Work::of(&self.transformer, size, parts.tokens as usize);
+        Some(work.share(self.ceilings?, parts.step.median()))
+    }
+}
+
+/// Measures and prints tables, or JSON for machines.
 #[expect(clippy::print_stdout, reason = "the table is this command's output")]
 pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
-    let chosen = device::choose(&args.model, &Gpus::find())?;
+    let gpus = Gpus::find();
+    let chosen = device::choose(&args.model, &gpus)?;
+    let transformer = files::open(&args.model.files)?.transformer().clone();
     let began = Instant::now();
     let mut executor = device::load(&args.model, chosen)?;
     let start_up = began.elapsed().as_secs_f64();
-    let mut measured = Vec::new();
+    let mut sizes = Vec::new();
     for &size in &args.sizes {
-        measured.push(measure(&mut *executor, args, size)?);
+        tracing::info!(width = size.0, height = size.1, "measuring");
+        sizes.push(measure(&mut *executor, args, &gpus, size)?);
     }
+    let memory = gpus.memory_used().filter(|_| chosen == Chosen::Cuda);
+    let ceilings = device::ceilings(&args.model, chosen)?;
     let server = Server::start(executor)?;
-    for parts in &mut measured {
+    for parts in &mut sizes {
+        tracing::info!(
+            width = parts.width,
+            height = parts.height,
+            "measuring over HTTP"
+        );
         parts.http = server.measure(args, (parts.width, parts.height))?;
     }
+    let measured = Measured {
+        start_up,
+        sizes,
+        memory,
+        ceilings,
+        transformer,
+    };
     if args.json {
-        println!("{:#}", table::json(start_up, &measured));
+        println!("{:#}", table::json(&measured));
     } else {
-        println!("{}", table::text(start_up, &measured));
+        println!("{}", table::text(&measured));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::nvml::Gpus;
 use std::time::Instant;
 use zimage_checkpoint::{Checkpoint, ControlNet};
 use zimage_core::executor::Executor;
-use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, LoadError};
+use zimage_cuda::{Ceilings, CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
 
 /// What computes.
@@ -72,19 +72,38 @@ fn on_cpu(
 fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {
     let (width, height) = model.gpu.gpu_warm_up;
     let options = CudaOptions {
-        gpu: GpuOptions {
-            ordinal: 0,
-            cache: model.gpu.gpu_cache.clone(),
-            libraries: model.gpu.gpu_libraries.clone(),
-        },
+        gpu: gpu_options(model),
         memory_limit: model.gpu.gpu_memory_limit,
         warm_up: (height, width),
     };
-    CudaExecutor::load(checkpoint, &options).map_err(|error| match error {
+    CudaExecutor::load(checkpoint, &options).map_err(failure)
+}
+
+/// The libraries' best on the GPU; nothing on the CPU.
+pub(crate) fn ceilings(model: &Model, chosen: Chosen) -> Result<Option<Ceilings>, Failure> {
+    match chosen {
+        Chosen::Cpu => Ok(None),
+        Chosen::Cuda => {
+            let ceilings = Ceilings::measure(&gpu_options(model)).map_err(failure)?;
+            Ok(Some(ceilings))
+        }
+    }
+}
+
+fn gpu_options(model: &Model) -> GpuOptions {
+    GpuOptions {
+        ordinal: 0,
+        cache: model.gpu.gpu_cache.clone(),
+        libraries: model.gpu.gpu_libraries.clone(),
+    }
+}
+
+fn failure(error: LoadError) -> Failure {
+    match error {
         LoadError::Checkpoint(error) => Failure::Model(error.to_string()),
         LoadError::Unsupported(_) => Failure::Unsupported(error.to_string()),
         _ => Failure::Device(error.to_string()),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,18 @@ impl Gpus {
             .unwrap_or(0)
     }
 
+    /// Joules that the first GPU has used since its driver was loaded.
+    pub(crate) fn joules(&self) -> Option<f64> {
+        let device = self.0.as_ref()?.device_by_index(0).ok()?;
+        Some(device.total_energy_consumption().ok()? as f64 / 1000.0)
+    }
+
+    /// Bytes of the first GPU's memory that are in use.
+    pub(crate) fn memory_used(&self) -> Option<u64> {
+        let device = self.0.as_ref()?.device_by_index(0).ok()?;
+        Some(device.memory_info().ok()?.used)
+    }
+
     fn sample(&self) -> Sample {
         let sample = Sample::default();
         let Some(nvml) = &self.0 else { return sample };

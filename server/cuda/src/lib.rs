@@ -4,6 +4,7 @@
     reason = "the GPU's interfaces are C; every call has its proof beside it"
 )]
 
+mod ceilings;
 mod compute;
 pub mod dnn;
 mod error;
@@ -19,6 +20,7 @@ mod transformer;
 mod vae;
 mod weights;
 
+pub use ceilings::Ceilings;
 pub use compute::Compute;
 pub use error::{GpuError, LoadError};
 pub use executor::{CudaExecutor, CudaOptions};

@@ -2,8 +2,9 @@
 
 use crate::args::Bench;
 use crate::failure::Failure;
+use crate::nvml::Gpus;
 use std::time::{Duration, Instant};
-use zimage_core::executor::{Executor, ExecutorError};
+use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
 use zimage_http::{ImageFormat, encode};
 
@@ -26,6 +27,38 @@ pub(crate) struct Parts {
     pub(crate) request: Samples,
     /// Prompt to PNG, over HTTP.
     pub(crate) http: Samples,
+    /// What the GPU used for all measured requests, where it says.
+    pub(crate) joules: Option<f64>,
+    /// Images a second of requests that take their steps together, by their number.
+    pub(crate) batches: Vec<(u32, f64)>,
+}
+
+impl Parts {
+    fn new((width, height): (u32, u32), steps: u32) -> Self {
+        Self {
+            width,
+            height,
+            steps,
+            tokens: 0,
+            begin: Samples::default(),
+            step: Samples::default(),
+            decode: Samples::default(),
+            png: Samples::default(),
+            request: Samples::default(),
+            http: Samples::default(),
+            joules: None,
+            batches: Vec::new(),
+        }
+    }
+
+    pub(crate) fn joules_per_image(&self) -> Option<f64> {
+        Some(self.joules? / self.request.count())
+    }
+
+    /// The mean while requests were computed.
+    pub(crate) fn watts(&self) -> Option<f64> {
+        Some(self.joules? / (self.request.sum() + self.png.sum()))
+    }
 }
 
 /// Times of the same thing.
@@ -35,6 +68,14 @@ pub(crate) struct Samples(Vec<f64>);
 impl Samples {
     pub(crate) fn push(&mut self, time: Duration) {
         self.0.push(time.as_secs_f64());
+    }
+
+    pub(crate) fn count(&self) -> f64 {
+        self.0.len() as f64
+    }
+
+    pub(crate) fn sum(&self) -> f64 {
+        self.0.iter().sum()
     }
 
     /// The value that a share of the samples does not exceed.
@@ -51,10 +92,9 @@ impl Samples {
     }
 
     pub(crate) fn deviation(&self) -> f64 {
-        let count = self.0.len() as f64;
-        let mean = self.0.iter().sum::<f64>() / count;
+        let mean = self.sum() / self.count();
         let squares = self.0.iter().map(|value| (value - mean).powi(2));
-        (squares.sum::<f64>() / count).sqrt()
+        (squares.sum::<f64>() / self.count()).sqrt()
     }
 }
 
@@ -84,40 +124,60 @@ fn request(args: &Bench, (width, height): (u32, u32), number: usize) -> ImageReq
     }
 }
 
-/// Warms up and measures requests one after the other.
+/// Warms up and measures requests one after the other, and then together.
 pub(crate) fn measure(
     executor: &mut dyn Executor,
     args: &Bench,
+    gpus: &Gpus,
     size: (u32, u32),
 ) -> Result<Parts, Failure> {
     let fault = |error: ExecutorError| Failure::Device(error.to_string());
-    let mut parts = Parts {
-        width: size.0,
-        height: size.1,
-        steps: args.num_inference_steps,
-        tokens: 0,
-        begin: Samples::default(),
-        step: Samples::default(),
-        decode: Samples::default(),
-        png: Samples::default(),
-        request: Samples::default(),
-        http: Samples::default(),
-    };
+    let mut parts = Parts::new(size, args.num_inference_steps);
     let warm = Instant::now();
     let mut number = 0;
     while warm.elapsed() < Duration::from_secs(args.warm_up_seconds) || number == 0 {
         one(executor, &request(args, size, number), &mut parts.clone()).map_err(fault)?;
         number += 1;
     }
+    let before = gpus.joules();
     for _ in 0..args.requests {
-        if args.pause_seconds > 0 {
-            std::thread::sleep(Duration::from_secs(args.pause_seconds));
-        }
+        std::thread::sleep(Duration::from_secs(args.pause_seconds));
         one(executor, &request(args, size, number), &mut parts).map_err(fault)?;
         number += 1;
     }
+    // Pauses use energy too, which is no request's.
+    let busy = gpus.joules().filter(|_| args.pause_seconds == 0);
+    parts.joules = busy.zip(before).map(|(after, before)| after - before);
+    for &batch in &args.batches {
+        let requests: Vec<_> = (number..).take(batch as usize).collect();
+        number += requests.len();
+        let requests: Vec<_> = requests
+            .into_iter()
+            .map(|number| request(args, size, number))
+            .collect();
+        let seconds = together(executor, &requests).map_err(fault)?;
+        parts.batches.push((batch, f64::from(batch) / seconds));
+    }
     details(executor, &request(args, size, number), &mut parts).map_err(fault)?;
     Ok(parts)
+}
+
+/// Seconds from the first prompt to the last pixels of requests that take their steps together.
+fn together(executor: &mut dyn Executor, requests: &[ImageRequest]) -> Result<f64, ExecutorError> {
+    let began = Instant::now();
+    let begun: Vec<Begun> = requests
+        .iter()
+        .map(|request| executor.begin(request))
+        .collect::<Result<_, _>>()?;
+    let slots: Vec<Slot> = begun.iter().map(|begun| begun.slot).collect();
+    for _ in 0..begun.first().map_or(0, |begun| begun.steps) {
+        executor.step(&slots)?;
+    }
+    for &slot in &slots {
+        executor.decode(slot)?;
+        executor.release(slot);
+    }
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// One request as the engine makes it.

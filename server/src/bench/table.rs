@@ -1,32 +1,46 @@
 //! What was measured, for people and for machines.
 
+use super::Measured;
 use super::parts::{Parts, Samples};
 use serde_json::{Value, json};
 
-const HEADING: [&str; 13] = [
+const HEADING: [&str; 16] = [
     "size", "steps", "tokens", "text", "step", "decode", "p50", "p99", "sd", "png", "http p50",
-    "http p99", "http sd",
+    "http p99", "http sd", "ceiling", "W", "J/image",
 ];
 
-/// A table.
-pub(crate) fn text(start_up: f64, measured: &[Parts]) -> String {
-    let line = |cells: [String; 13]| {
-        let cells = cells.iter().map(|cell| format!("{cell:>10}"));
-        cells.collect::<String>() + "\n"
-    };
-    let rows: String = measured.iter().map(|parts| line(row(parts))).collect();
+fn line(cells: impl IntoIterator<Item = String>) -> String {
+    let cells = cells.into_iter().map(|cell| format!("{cell:>10}"));
+    cells.collect::<String>() + "\n"
+}
+
+fn or_dash(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// Tables.
+pub(crate) fn text(measured: &Measured) -> String {
+    let rows = measured
+        .sizes
+        .iter()
+        .map(|parts| line(row(measured, parts)));
     format!(
-        "milliseconds; p50, p99 and sd (standard deviation) are from the prompt to pixels, those of http to the PNG\n\
-         {}{rows}ready after {start_up:.1} s",
-        line(HEADING.map(str::to_owned))
+        "milliseconds; p50, p99 and sd (standard deviation) are from the prompt to pixels, those of http to the PNG;\n\
+         ceiling is the share of a step that its products and attention would take at the libraries' best\n\
+         {}{}{}{}",
+        line(HEADING.map(str::to_owned)),
+        rows.collect::<String>(),
+        batches(&measured.sizes),
+        summary(measured)
     )
 }
 
-fn row(parts: &Parts) -> [String; 13] {
+fn row(measured: &Measured, parts: &Parts) -> [String; 16] {
     let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
     let (request, http) = (&parts.request, &parts.http);
+    let share = measured.share(parts).map(|share| 100.0 * share);
     [
-        format!("{}x{}", parts.width, parts.height),
+        size(parts),
         parts.steps.to_string(),
         parts.tokens.to_string(),
         ms(parts.begin.median()),
@@ -39,11 +53,50 @@ fn row(parts: &Parts) -> [String; 13] {
         ms(http.median()),
         ms(http.percentile(0.99)),
         ms(http.deviation()),
+        share.map_or_else(|| "-".to_owned(), |share| format!("{share:.0} %")),
+        or_dash(parts.watts(), 0),
+        or_dash(parts.joules_per_image(), 0),
     ]
 }
 
-/// Everything, in seconds.
-pub(crate) fn json(start_up: f64, measured: &[Parts]) -> Value {
+fn size(parts: &Parts) -> String {
+    format!("{}x{}", parts.width, parts.height)
+}
+
+/// Images a second.
+fn batches(sizes: &[Parts]) -> String {
+    let Some(first) = sizes.first().filter(|parts| !parts.batches.is_empty()) else {
+        return String::new();
+    };
+    let heading = first
+        .batches
+        .iter()
+        .map(|(batch, _)| format!("batch {batch}"));
+    let heading = line(std::iter::once("images/s".to_owned()).chain(heading));
+    let rows = sizes.iter().map(|parts| {
+        let rates = parts.batches.iter().map(|(_, rate)| format!("{rate:.3}"));
+        line(std::iter::once(size(parts)).chain(rates))
+    });
+    heading + &rows.collect::<String>()
+}
+
+fn summary(measured: &Measured) -> String {
+    let ready = format!("ready after {:.1} s", measured.start_up);
+    let memory = measured.memory.map_or_else(String::new, |bytes| {
+        format!(
+            "; {:.1} GiB of the GPU's memory in use",
+            bytes as f64 / f64::from(1 << 30)
+        )
+    });
+    let ceilings = measured.ceilings.map_or_else(String::new, |ceilings| {
+        let (product, attention) = (ceilings.product / 1e12, ceilings.attention / 1e12);
+        format!("; ceilings: products {product:.0} TFLOP/s, attention {attention:.0} TFLOP/s")
+    });
+    ready + &memory + &ceilings
+}
+
+/// Everything, in seconds, bytes, watts and joules.
+pub(crate) fn json(measured: &Measured) -> Value {
     let samples = |samples: &Samples| {
         json!({
             "p50": samples.median(),
@@ -52,6 +105,8 @@ pub(crate) fn json(start_up: f64, measured: &[Parts]) -> Value {
         })
     };
     let of_size = |parts: &Parts| {
+        let batch =
+            |&(batch, rate): &(u32, f64)| json!({"batch": batch, "images_per_second": rate});
         json!({
             "width": parts.width,
             "height": parts.height,
@@ -63,8 +118,18 @@ pub(crate) fn json(start_up: f64, measured: &[Parts]) -> Value {
             "pixels": samples(&parts.request),
             "png": samples(&parts.png),
             "http": samples(&parts.http),
+            "ceiling_share": measured.share(parts),
+            "watts": parts.watts(),
+            "joules_per_image": parts.joules_per_image(),
+            "batches": parts.batches.iter().map(batch).collect::<Vec<_>>(),
         })
     };
-    let sizes: Vec<Value> = measured.iter().map(of_size).collect();
-    json!({"unit": "s", "start_up": start_up, "sizes": sizes})
+    let sizes: Vec<Value> = measured.sizes.iter().map(of_size).collect();
+    json!({
+        "start_up": measured.start_up,
+        "memory": measured.memory,
+        "product_flops": measured.ceilings.map(|ceilings| ceilings.product),
+        "attention_flops": measured.ceilings.map(|ceilings| ceilings.attention),
+        "sizes": sizes,
+    })
 }
