@@ -29,9 +29,20 @@ fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The container of a part as the operator renders it.
+/// The container of a part as the operator renders it, on the CPU.
 fn container(part: &str) -> Result<Value> {
-    let manifest = valid().with("metadata.namespace", json!("art")).with(
+    rendered(part, valid())
+}
+
+/// The container of a part of a deployment whose tiers have GPUs.
+fn container_with_gpu(part: &str) -> Result<Value> {
+    let gpu = json!({"product": "NVIDIA-H800"});
+    let manifest = valid().with("spec.primary.gpu", gpu.clone());
+    rendered(part, manifest.with("spec.fallback.gpu", gpu))
+}
+
+fn rendered(part: &str, manifest: Value) -> Result<Value> {
+    let manifest = manifest.with("metadata.namespace", json!("art")).with(
         "spec.primary.model.source.persistentVolumeClaim.path",
         json!("turbo"),
     );
@@ -84,9 +95,11 @@ fn takes(program_name: &str, arguments: &[String]) -> Result<()> {
 #[test]
 fn each_program_takes_the_arguments_that_it_is_given() -> Result<()> {
     for part in ["primary", "fallback"] {
-        let arguments = arguments(&container(part)?);
-        takes("zimage-server", &arguments)?;
-        takes("zimage-testserver", &arguments)?;
+        for container in [container(part)?, container_with_gpu(part)?] {
+            let arguments = arguments(&container);
+            takes("zimage-server", &arguments)?;
+            takes("zimage-testserver", &arguments)?;
+        }
     }
     takes("zimage-gateway", &arguments(&container("gateway")?))
 }

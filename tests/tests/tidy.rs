@@ -150,8 +150,8 @@ fn the_core_has_no_async_runtime() {
 }
 
 #[test]
-fn unsafe_code_is_in_the_cuda_crate_and_one_memory_map() {
-    let elsewhere: Vec<_> = rust_files()
+fn unsafe_code_is_in_the_cuda_crate_a_memory_map_and_a_vector_loop() {
+    let mut elsewhere: Vec<_> = rust_files()
         .into_iter()
         .filter(|path| {
             std::fs::read_to_string(path)
@@ -162,12 +162,10 @@ fn unsafe_code_is_in_the_cuda_crate_and_one_memory_map() {
         .map(|path| relative(&path))
         .filter(|path| !path.starts_with("server/cuda/"))
         .collect();
-    assert!(elsewhere.len() <= 1, "{elsewhere:?}");
-    assert!(
-        elsewhere
-            .iter()
-            .all(|path| path.starts_with("server/checkpoint/")),
-        "{elsewhere:?}"
+    elsewhere.sort();
+    assert_eq!(
+        elsewhere,
+        ["server/checkpoint/src/shard.rs", "server/core/src/noise.rs"]
     );
 }
 

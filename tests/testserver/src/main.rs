@@ -54,6 +54,9 @@ struct Serve {
     /// Not used.
     #[arg(long)]
     precision: Option<String>,
+    /// Not used.
+    #[arg(long)]
+    gpu_cache: Option<PathBuf>,
     /// Address of /control.
     #[arg(long, default_value = "127.0.0.1:9091")]
     control_listen: SocketAddr,
