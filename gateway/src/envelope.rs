@@ -1,7 +1,7 @@
 //! Answers of the gateway's own: OpenAI's error envelope and its list of models.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
+    /// The methods that a path takes, where it was asked with another.
+    pub(crate) allow: Option<&'static str>,
     pub(crate) content_type: &'static str,
     pub(crate) body: Bytes,
 }
@@ -20,6 +22,7 @@ impl Answer {
         Self {
             status,
             retry_after: None,
+            allow: None,
             content_type: "text/plain; charset=utf-8",
             body,
         }
@@ -30,6 +33,7 @@ impl Answer {
         Self {
             status,
             retry_after: None,
+            allow: None,
             content_type: "application/json",
             body,
         }
@@ -51,6 +55,15 @@ impl Answer {
     pub(crate) fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
         self
+    }
+
+    /// A path was asked with a method that it does not take.
+    pub(crate) fn method_not_allowed(path: &str, method: &Method, allow: &'static str) -> Self {
+        let message = format!("{path} does not take {method}; it takes {allow}");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut answer = Self::error(status, "method_not_supported", &message);
+        answer.allow = Some(allow);
+        answer
     }
 
     pub(crate) fn models(names: &[&str]) -> Self {

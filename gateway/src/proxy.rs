@@ -102,13 +102,9 @@ impl Proxy {
             (&Method::GET | &Method::HEAD, "/v1/models") => self.models(),
             (&Method::GET | &Method::HEAD, "/healthz") => Answer::text(StatusCode::OK, "ok"),
             (&Method::GET | &Method::HEAD, "/readyz") => self.readyz(),
-            (_, "/v1/images/generations" | "/v1/models" | "/healthz" | "/readyz") => {
-                let message = format!("{path} does not take {method}");
-                Answer::error(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method_not_supported",
-                    &message,
-                )
+            (_, "/v1/images/generations") => Answer::method_not_allowed(&path, &method, "POST"),
+            (_, "/v1/models" | "/healthz" | "/readyz") => {
+                Answer::method_not_allowed(&path, &method, "GET, HEAD")
             }
             _ => {
                 let message = format!(

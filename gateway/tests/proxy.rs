@@ -368,6 +368,7 @@ async fn the_gateway_answers_for_itself() {
             &json!("method_not_supported")
         )
     );
+    assert_eq!(wrong.headers["allow"], "POST");
     gateway.learned.send_replace(None);
     assert_eq!(
         gateway.get("/readyz").await.status,

@@ -189,6 +189,15 @@ fn description(args: &Generate, request: &ImageRequest, hash: &str) -> Vec<(&'st
     for lora in &args.model.lora {
         text.push(("lora", lora.to_string()));
     }
+    if let (Some(path), Some(control)) = (&args.model.controlnet, &request.control) {
+        // Folders are nobody else's business.
+        let name = path.file_name().unwrap_or_default();
+        text.push(("controlnet", name.to_string_lossy().into_owned()));
+        text.push((
+            "controlnet_conditioning_scale",
+            control.conditioning_scale.to_string(),
+        ));
+    }
     if !request.negative_prompt.is_empty() {
         text.push(("negative_prompt", request.negative_prompt.clone()));
     }

@@ -13,6 +13,7 @@
 mod args;
 mod bench;
 mod convert;
+mod cuda_figures;
 mod device;
 mod failure;
 mod files;

@@ -1,6 +1,7 @@
 //! `serve`: the interface listens at once and is ready when the model is loaded.
 
 use crate::args::Serve;
+use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
 use crate::nvml::Gpus;
@@ -29,6 +30,9 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     engine_metrics.register(&mut registry);
     http_metrics.register(&mut registry);
     registry.register_collector(Box::new(gpus));
+    if chosen == Chosen::Cuda {
+        registry.register_collector(Box::new(CudaFigures));
+    }
     let app = args.serve.app(http_metrics);
     let stop = stop_on_signal().map_err(Failure::other)?;
     let serving = serve(

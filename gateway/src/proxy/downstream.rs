@@ -50,6 +50,9 @@ async fn send(
     head.insert_header(header::CONTENT_TYPE, answer.content_type)?;
     head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
     head.insert_header(REQUEST_ID, record.request_id.as_str())?;
+    if let Some(methods) = answer.allow {
+        head.insert_header(header::ALLOW, methods)?;
+    }
     if let Some(time) = answer.retry_after {
         head.insert_header(header::RETRY_AFTER, time.as_secs().max(1))?;
     }

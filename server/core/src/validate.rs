@@ -70,7 +70,7 @@ pub fn refuse_control(request: &ImageRequest) -> Result<(), ExecutorError> {
         None => Ok(()),
         Some(_) => Err(invalid(
             "control_image",
-            "this server has no ControlNet to follow control_image: start it with --controlnet, or leave the image out"
+            "this server has no ControlNet to follow control_image: start it with --device cpu and --controlnet, or leave the image out"
                 .to_owned(),
         )),
     }
@@ -290,6 +290,9 @@ mod tests {
         followed.init = init(1.0, true);
         assert_eq!(check(&followed, 512, 512), Ok(()));
         let refused = refuse_control(&followed).unwrap_err().to_string();
-        assert!(refused.contains("start it with --controlnet"), "{refused}");
+        assert!(
+            refused.contains("with --device cpu and --controlnet"),
+            "{refused}"
+        );
     }
 }

@@ -19,6 +19,7 @@ use arena::Arena;
 use captions::Captions;
 use cudarc::driver::CudaEvent;
 use plans::Plans;
+pub use plans::eager_forwards;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use step::State;

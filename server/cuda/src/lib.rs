@@ -23,7 +23,7 @@ mod weights;
 pub use ceilings::Ceilings;
 pub use compute::Compute;
 pub use error::{GpuError, LoadError};
-pub use executor::{CudaExecutor, CudaOptions};
+pub use executor::{CudaExecutor, CudaOptions, eager_forwards};
 pub use gpu::{Gpu, GpuOptions, Properties};
 pub use memory::{Layout, Memory, Region};
 

@@ -242,7 +242,7 @@ async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
         (
             json!({"control_image": image_file(64, 64)}),
             "control_image",
-            "start it with --controlnet",
+            "start it with --device cpu and --controlnet",
         ),
         (
             json!({"controlnet_conditioning_scale": 0.5}),

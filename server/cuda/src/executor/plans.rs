@@ -6,9 +6,18 @@ use crate::memory::{Layout, Memory, Region};
 use crate::transformer::{Sizes, Transformer, Work};
 use cudarc::driver::CudaGraph;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sizes whose plans are kept. A plan is a few megabytes.
 const KEPT: usize = 32;
+
+/// Forwards of this process that were put on the stream call by call.
+static EAGER: AtomicU64 = AtomicU64::new(0);
+
+/// Forwards of this process that could not be recorded and replayed, and ran call by call: slower, and as right.
+pub fn eager_forwards() -> u64 {
+    EAGER.load(Ordering::Relaxed)
+}
 
 /// The forwards of the last sizes, the latest first.
 #[derive(Default)]
@@ -84,7 +93,10 @@ impl Plan {
     pub(super) fn run(&self, compute: &Compute, transformer: &Transformer) -> Result<(), GpuError> {
         match &self.graph {
             Some(graph) => Ok(graph.launch()?),
-            None => transformer.forward(compute, &self.work),
+            None => {
+                EAGER.fetch_add(1, Ordering::Relaxed);
+                transformer.forward(compute, &self.work)
+            }
         }
     }
 }
