@@ -14,7 +14,7 @@ use std::sync::Arc;
 use zimage_core::executor::{Executor, ExecutorError};
 use zimage_core::limits::Limits;
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{Control, ImageRequest, InitImage, Noise};
+use zimage_core::request::{Control, ImageRequest, InitImage, Noise, default_strength};
 use zimage_http::{ImageFormat, encode};
 
 /// JPEG quality.
@@ -95,11 +95,7 @@ fn init_image(args: &Generate) -> Result<Option<InitImage>, Failure> {
     };
     Ok(Some(InitImage {
         pixels: read(image, args)?,
-        strength: (args.strength).unwrap_or(if args.control_image.is_some() {
-            1.0
-        } else {
-            0.6
-        }),
+        strength: (args.strength).unwrap_or_else(|| default_strength(args.control_image.is_some())),
         mask: args
             .mask
             .as_deref()

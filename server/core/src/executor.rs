@@ -26,7 +26,7 @@ pub enum ExecutorError {
     /// The request itself cannot be computed; another one can. `field` is the request's field at fault.
     #[error("{message}")]
     InvalidRequest {
-        /// Field of [`ImageRequest`] at fault.
+        /// The field at fault, by its name in the API.
         field: &'static str,
         /// What is wrong and what would be right.
         message: String,

@@ -88,8 +88,15 @@ fn draw(
     height: u32,
 ) -> Result<Pixels, ExecutorError> {
     let prompt: u64 = request.prompt.bytes().map(u64::from).sum();
-    let start =
-        request.noise.seed ^ (u64::from(request.noise.index) << 32) ^ prompt ^ u64::from(steps);
+    let image = request.init.as_ref().map_or(0, |init| {
+        let level = init.pixels.rgb().first().copied().unwrap_or_default();
+        u64::from(level) + u64::from(init.strength.to_bits())
+    });
+    let start = request.noise.seed
+        ^ (u64::from(request.noise.index) << 32)
+        ^ prompt
+        ^ image
+        ^ u64::from(steps);
     let length = width as usize * height as usize * 3;
     // Steps of an odd number visit every byte value: images of different requests differ everywhere.
     let rgb = (0..length as u64).map(|at| (start.wrapping_add(at.wrapping_mul(7)) % 251) as u8);

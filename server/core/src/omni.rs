@@ -37,7 +37,7 @@ pub fn check(request: &ImageRequest, omni: bool) -> Result<(), ExecutorError> {
     }
     if omni && request.init.is_some() {
         let message = "an Omni model starts from noise alone: give the image as a condition image";
-        return invalid("init", message.to_owned());
+        return invalid("image", message.to_owned());
     }
     for pixels in &request.references {
         let (width, height) = (pixels.width(), pixels.height());

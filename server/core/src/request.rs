@@ -44,6 +44,11 @@ impl InitImage {
     }
 }
 
+/// diffusers' `strength` where a request leaves it out. With a control image nothing starts from the image: all of it.
+pub const fn default_strength(followed: bool) -> f32 {
+    if followed { 1.0 } else { 0.6 }
+}
+
 /// diffusers' `controlnet_conditioning_scale` where a request leaves it out.
 pub const DEFAULT_CONDITIONING_SCALE: f32 = 0.75;
 

@@ -86,38 +86,40 @@ fn check_control(request: &ImageRequest, control: &Control) -> Result<(), Execut
             format!("{field} is {scale}; it must be a finite number"),
         ));
     }
-    let message = match &request.init {
-        None => return Ok(()),
+    match &request.init {
+        None => Ok(()),
         Some(init) if init.mask.is_none() => {
-            "a ControlNet starts from no image: give a mask too, or leave the image out".to_owned()
+            let message =
+                "a ControlNet starts from no image: give a mask too, or leave the image out";
+            Err(invalid("mask", message.to_owned()))
         }
-        Some(init) if init.strength == 1.0 => return Ok(()),
-        Some(init) => format!(
-            "strength is {}; with a control image it must be 1",
-            init.strength
-        ),
-    };
-    Err(invalid("init", message))
+        Some(init) if init.strength == 1.0 => Ok(()),
+        Some(init) => {
+            let strength = init.strength;
+            let message = format!("strength is {strength}; with a control image it must be 1");
+            Err(invalid("strength", message))
+        }
+    }
 }
 
 fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorError> {
     if !(init.strength > 0.0 && init.strength <= 1.0) {
         let strength = init.strength;
         return Err(invalid(
-            "init",
+            "strength",
             format!("strength is {strength}; it must be above 0 and at most 1"),
         ));
     }
     let (steps, strength) = (request.num_inference_steps, init.strength);
     if first_step(steps, strength) >= steps {
         return Err(invalid(
-            "init",
+            "strength",
             format!("strength is {strength}, which leaves none of the {steps} steps; raise it"),
         ));
     }
-    check_pixels(request, "init", "image", &init.pixels)?;
+    check_pixels(request, "image", "image", &init.pixels)?;
     match &init.mask {
-        Some(mask) => check_pixels(request, "init", "mask", mask),
+        Some(mask) => check_pixels(request, "mask", "mask", mask),
         None => Ok(()),
     }
 }

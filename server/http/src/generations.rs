@@ -8,6 +8,7 @@ mod fields;
 pub mod fuzzing;
 mod image_file;
 mod references;
+mod start_image;
 
 use crate::app::App;
 use crate::encode::{ImageFormat, encode};
@@ -47,6 +48,7 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     let Wish {
         mut requests,
         format,
+        start,
         control,
         references,
     } = wish;
@@ -54,9 +56,12 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     let Some(first) = requests.first().cloned() else {
         return Err(ApiError::invalid("n", "n must be at least 1"));
     };
-    let control = control::decode(control, (first.width, first.height)).await?;
+    let size = (first.width, first.height);
+    let init = start_image::decode(start, size).await?;
+    let control = control::decode(control, size).await?;
     let references = references::decode(references, app.limits).await?;
     for request in &mut requests {
+        request.init.clone_from(&init);
         request.control.clone_from(&control);
         request.references.clone_from(&references);
     }

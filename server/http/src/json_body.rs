@@ -7,8 +7,8 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use std::time::Duration;
 
-/// Largest body: a prompt is a few kilobytes, a control image in base64 a few megabytes at the most.
-pub(crate) const MAX_BYTES: usize = 4 << 20;
+/// Largest body: a prompt is a few kilobytes, an image file in base64 a few megabytes, and there may be several.
+pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// Time that a client gets to send its body.
 const TIME: Duration = Duration::from_secs(30);
 

@@ -146,6 +146,19 @@ async fn the_same_seed_gives_the_same_image_and_another_seed_another() {
 }
 
 #[tokio::test]
+async fn an_image_to_start_from_and_its_strength_reach_the_executor() {
+    let app = serving();
+    let image = async |more: Value| post(&app, wish(more)).await.images().remove(0);
+    let (file, mask) = (image_file(64, 64), image_file(64, 64));
+    let from =
+        |strength: f32| json!({"seed": 1, "image": file, "mask": mask, "strength": strength});
+    let usual = image(json!({"seed": 1, "image": file, "mask": mask})).await;
+    assert_eq!(usual, image(from(0.6)).await);
+    assert_ne!(usual, image(from(0.7)).await);
+    assert_ne!(usual, image(json!({"seed": 1})).await);
+}
+
+#[tokio::test]
 async fn without_a_seed_the_answer_tells_the_one_that_was_drawn() {
     let app = serving();
     let drawn = post(&app, wish(json!({}))).await;
@@ -232,6 +245,14 @@ async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
         ),
         (json!({"references": "x"}), "references", "list"),
         (json!({"references": ["%"]}), "references", "base64"),
+        (json!({"image": "%"}), "image", "base64"),
+        (
+            json!({"image": image_file(64, 64), "mask": image_file(32, 64)}),
+            "mask",
+            "has 32x64 pixels; the size asked for, 64x64, is needed",
+        ),
+        (json!({"mask": image_file(64, 64)}), "mask", "needs image"),
+        (json!({"strength": 0.5}), "strength", "needs image"),
         (json!({"control_image": 7}), "control_image", "string"),
         (json!({"control_image": "%"}), "control_image", "base64"),
         (
@@ -278,7 +299,7 @@ async fn a_body_that_is_no_object_is_refused() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
-    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(5 << 20)}))).await;
+    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(17 << 20)}))).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(answer.error("type"), "invalid_request_error");
 }

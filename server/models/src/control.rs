@@ -53,7 +53,7 @@ pub(crate) fn check(
         control_net.channels()
     );
     Err(ExecutorError::InvalidRequest {
-        field: "init",
+        field: "mask",
         message,
     })
 }

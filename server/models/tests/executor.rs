@@ -188,7 +188,7 @@ fn condition_images_that_diffusers_refuses_are_refused() {
     });
     let error = omni.begin(&start).unwrap_err();
     assert!(
-        matches!(error, ExecutorError::InvalidRequest { field: "init", .. }),
+        matches!(error, ExecutorError::InvalidRequest { field: "image", .. }),
         "{error}"
     );
 }

@@ -6,6 +6,7 @@
 use super::control::{self, ControlFile};
 use super::fields::Fields;
 use super::references;
+use super::start_image::{self, StartFiles};
 use crate::app::Identity;
 use crate::encode::ImageFormat;
 use crate::error::ApiError;
@@ -20,8 +21,8 @@ const DEFAULT_SIDE: u32 = 1024;
 const DEFAULT_QUALITY: u8 = 95;
 const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, response_format, quality, background, \
     moderation, user, stream, and diffusers' seed, width, height, num_inference_steps, guidance_scale, negative_prompt, \
-    cfg_normalization, cfg_truncation, controlnet_conditioning_scale, and control_image for a ControlNet and references: \
-    condition images for an Omni model";
+    cfg_normalization, cfg_truncation, image, mask, strength, controlnet_conditioning_scale, and control_image for a \
+    ControlNet and references: condition images for an Omni model";
 
 /// What a body asks for.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Wish {
     pub(super) format: ImageFormat,
     /// Condition images of all of them, in base64.
     pub(super) references: Vec<String>,
+    /// What all of them start from.
+    pub(super) start: Option<StartFiles>,
     /// What all of them follow.
     pub(super) control: Option<ControlFile>,
 }
@@ -78,6 +81,7 @@ pub(super) fn parse(
     };
     let references = references::take(&mut fields, limits)?;
     let control = control::take(&mut fields, limits)?;
+    let start = start_image::take(&mut fields, control.is_some())?;
     fields.finish(KNOWN)?;
     limits.check(&request)?;
     let requests = (0..count)
@@ -90,6 +94,7 @@ pub(super) fn parse(
         requests,
         format,
         references,
+        start,
         control,
     })
 }

@@ -3,8 +3,6 @@
 use super::fields::Fields;
 use super::image_file;
 use crate::error::ApiError;
-use axum::http::StatusCode;
-use std::sync::Arc;
 use zimage_core::limits::Limits;
 use zimage_core::request::{Control, DEFAULT_CONDITIONING_SCALE};
 
@@ -34,7 +32,7 @@ pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Option<Contro
     }
 }
 
-/// Decodes the file on a thread for such work. It must have the new image's size: nothing is resized here.
+/// Decodes the file, which must have the new image's size.
 pub(super) async fn decode(
     file: Option<ControlFile>,
     size: (u32, u32),
@@ -42,30 +40,11 @@ pub(super) async fn decode(
     let Some(file) = file else {
         return Ok(None);
     };
-    let fits = move |width, height| match (width, height) == size {
-        true => Ok(()),
-        false => Err(format!(
-            "has {width}x{height} pixels; the size asked for, {}x{}, is needed",
-            size.0, size.1
-        )),
-    };
-    let decoded = tokio::task::spawn_blocking(move || {
-        let pixels = image_file::pixels(&file.base64, fits)?;
-        Ok(Control {
-            pixels: Arc::new(pixels),
-            conditioning_scale: file.conditioning_scale,
-        })
-    });
-    match decoded.await {
-        Ok(Ok(control)) => Ok(Some(control)),
-        Ok(Err::<_, String>(problem)) => {
-            Err(ApiError::invalid(FIELD, format!("{FIELD} {problem}")))
-        }
-        Err(error) => {
-            let message = format!("failed to read {FIELD}: {error}");
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
-        }
-    }
+    let read = move || image_file::of_size(FIELD, &file.base64, size);
+    Ok(Some(Control {
+        pixels: image_file::decode(FIELD, read).await?,
+        conditioning_scale: file.conditioning_scale,
+    }))
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! An image file inside a body: base64, alone or as a data URL.
 
+use crate::error::ApiError;
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::{DynamicImage, ImageDecoder as _, ImageError, ImageReader};
 use std::io::Cursor;
+use std::sync::Arc;
 use zimage_core::pixels::Pixels;
 
 /// The pixels of a PNG, JPEG or WebP file, if `check` has nothing against its width and height. A file of a few bytes can
@@ -34,6 +37,39 @@ pub(super) fn pixels(
         .map_err(unread)?
         .into_rgb8();
     Pixels::new(width, height, image.into_raw()).map_err(|error| error.to_string())
+}
+
+/// The pixels of a file that must have the new image's width and height: nothing is resized here.
+///
+/// # Errors
+/// What is wrong with the field.
+pub(super) fn of_size(field: &str, text: &str, size: (u32, u32)) -> Result<Arc<Pixels>, String> {
+    let fits = |width, height| match (width, height) == size {
+        true => Ok(()),
+        false => Err(format!(
+            "has {width}x{height} pixels; the size asked for, {}x{}, is needed",
+            size.0, size.1
+        )),
+    };
+    let pixels = pixels(text, fits).map_err(|problem| format!("{field} {problem}"))?;
+    Ok(Arc::new(pixels))
+}
+
+/// Decodes a field's files on a thread for such work.
+///
+/// # Errors
+/// What `work` says is wrong with the field.
+pub(super) async fn decode<T: Send + 'static>(
+    field: &'static str,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(decoded) => decoded.map_err(|problem| ApiError::invalid(field, problem)),
+        Err(error) => {
+            let message = format!("failed to read {field}: {error}");
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use super::fields::Fields;
 use super::image_file;
 use crate::error::ApiError;
-use axum::http::StatusCode;
 use serde_json::Value;
 use std::sync::Arc;
 use zimage_core::limits::Limits;
@@ -42,18 +41,12 @@ pub(super) async fn decode(
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let decoded = tokio::task::spawn_blocking(move || {
+    let read = move || {
         let mut left = limits.max_pixels;
         let file = |text: &String| decode_one(text, &mut left).map(Arc::new);
-        files.iter().map(file).collect::<Result<Vec<_>, String>>()
-    });
-    match decoded.await {
-        Ok(pixels) => pixels.map_err(|problem| ApiError::invalid(FIELD, problem)),
-        Err(error) => {
-            let message = format!("failed to read the condition images: {error}");
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
-        }
-    }
+        files.iter().map(file).collect()
+    };
+    image_file::decode(FIELD, read).await
 }
 
 /// `left` are the pixels that may still come; those of this image are taken off.
