@@ -15,10 +15,10 @@
 //! torch on the CPU in float32; requests are
 //! computed one after the other, so a batch never changes an image; latents are float32; noise is torch's, bit for bit.
 //!
-//! The layers are candle-nn's where these keep torch's digits. candle-transformers' models are not used: its Z-Image departs
-//! from diffusers (schedule, caption padding, rotary positions and their precision), its autoencoder's blocks add up a
-//! group norm's millions of numbers in one sum, which loses their last digits, and hold all of an image's attention scores
-//! at once, a gigabyte at 1024x1024, and its Qwen3 reads the last layer, which nothing needs; the layer itself is private.
+//! The layers are candle-nn's, the autoencoder's blocks candle-transformers'. Not used of the latter are its Z-Image, which
+//! departs from diffusers (schedule, caption padding, rotary positions and their precision), the autoencoder's attention,
+//! which holds all scores of an image at once, a gigabyte at 1024x1024, and its Qwen3, which reads the last layer, though
+//! nothing needs it, and does not give its layers away one by one.
 #![forbid(unsafe_code)]
 
 mod attention;

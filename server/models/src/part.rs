@@ -1,8 +1,9 @@
 //! Layers read from a part of a checkpoint, in float32 on the CPU.
 
 use crate::error::LoadError;
-use candle_core::{Device, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Linear};
+use candle_core::{DType, Device, Error, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Conv2d, Conv2dConfig, Init, Linear, VarBuilder};
 use std::fmt::Display;
 use zimage_checkpoint::{Checkpoint, Component, ControlNet};
 
@@ -61,6 +62,15 @@ impl<'a> Part<'a> {
         Ok(Tensor::from_vec(view.to_f32(), shape, &Device::Cpu)?)
     }
 
+    /// The same place as candle-transformers' blocks read it.
+    pub(crate) fn var_builder(&self) -> VarBuilder<'a> {
+        let weights = Self {
+            name: self.name.clone(),
+            ..*self
+        };
+        VarBuilder::from_backend(Box::new(weights), DType::F32, Device::Cpu)
+    }
+
     pub(crate) fn weight(&self, size: usize) -> Result<Tensor, LoadError> {
         self.tensor("weight", &[size])
     }
@@ -95,21 +105,38 @@ impl<'a> Part<'a> {
             padding: kernel / 2,
             ..Conv2dConfig::default()
         };
-        self.conv_with(inputs, outputs, kernel, same_size)
-    }
-
-    pub(crate) fn conv_with(
-        &self,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        config: Conv2dConfig,
-    ) -> Result<Conv2d, LoadError> {
         let weight = self.tensor("weight", &[outputs, inputs, kernel, kernel])?;
         Ok(Conv2d::new(
             weight,
             Some(self.tensor("bias", &[outputs])?),
-            config,
+            same_size,
         ))
+    }
+}
+
+impl SimpleBackend for Part<'_> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _init: Init,
+        _dtype: DType,
+        _device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.tensor(name, shape.dims()).map_err(Error::wrap)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        _dtype: DType,
+        _device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        Err(Error::msg(format!("{name} is asked for without a shape")))
+    }
+
+    /// Blocks ask for what may be missing alone, and these have nothing that may.
+    fn contains_tensor(&self, _name: &str) -> bool {
+        false
     }
 }

@@ -3,9 +3,12 @@
 use crate::error::LoadError;
 use crate::norm::GroupNorm;
 use crate::part::Part;
-use crate::vae::layers::{MiddleBlock, Resnet};
+use crate::vae::layers::MiddleBlock;
 use candle_core::{Module as _, Result, Tensor};
 use candle_nn::Conv2d;
+use candle_transformers::models::stable_diffusion::unet_2d_blocks::{
+    UpDecoderBlock2D, UpDecoderBlock2DConfig,
+};
 use zimage_checkpoint::config::VaeConfig;
 use zimage_checkpoint::{Checkpoint, Component};
 
@@ -14,15 +17,9 @@ pub(crate) struct Decoder {
     config: VaeConfig,
     conv_in: Conv2d,
     mid_block: MiddleBlock,
-    up_blocks: Vec<UpBlock>,
+    up_blocks: Vec<UpDecoderBlock2D>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-}
-
-struct UpBlock {
-    resnets: Vec<Resnet>,
-    /// Missing in the last block, which has the image's size.
-    upsampler: Option<Conv2d>,
 }
 
 impl Decoder {
@@ -35,25 +32,16 @@ impl Decoder {
         let mut up_blocks = Vec::with_capacity(channels.len());
         let mut previous = last;
         for (i, &width) in channels.iter().rev().enumerate() {
-            let block = part.at("up_blocks").at(i);
-            let mut resnets = Vec::with_capacity(config.layers_per_block + 1);
-            for j in 0..=config.layers_per_block {
-                resnets.push(Resnet::load(
-                    &block.at("resnets").at(j),
-                    previous,
-                    width,
-                    groups,
-                )?);
-                previous = width;
-            }
-            let smaller = i + 1 < channels.len();
-            let upsampler = block.at("upsamplers.0.conv");
-            up_blocks.push(UpBlock {
-                resnets,
-                upsampler: smaller
-                    .then(|| upsampler.conv(width, width, 3))
-                    .transpose()?,
-            });
+            let block = UpDecoderBlock2DConfig {
+                num_layers: config.layers_per_block + 1,
+                resnet_groups: groups,
+                // The last block has the image's size.
+                add_upsample: i + 1 < channels.len(),
+                ..UpDecoderBlock2DConfig::default()
+            };
+            let weights = part.at("up_blocks").at(i).var_builder();
+            up_blocks.push(UpDecoderBlock2D::new(weights, previous, width, block)?);
+            previous = width;
         }
         Ok(Self {
             conv_in: part.at("conv_in").conv(config.latent_channels, last, 3)?,
@@ -71,13 +59,7 @@ impl Decoder {
         let mut x = self.conv_in.forward(&latents.unsqueeze(0)?)?;
         x = self.mid_block.forward(&x)?;
         for block in &self.up_blocks {
-            for resnet in &block.resnets {
-                x = resnet.forward(&x)?;
-            }
-            if let Some(conv) = &block.upsampler {
-                let (_, _, height, width) = x.dims4()?;
-                x = conv.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)?;
-            }
+            x = block.forward(&x)?;
         }
         self.conv_out
             .forward(&self.norm_out.forward(&x)?.silu()?)?

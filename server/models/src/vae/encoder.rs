@@ -3,9 +3,12 @@
 use crate::error::LoadError;
 use crate::norm::GroupNorm;
 use crate::part::Part;
-use crate::vae::layers::{MiddleBlock, Resnet};
+use crate::vae::layers::MiddleBlock;
 use candle_core::{Module as _, Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig};
+use candle_nn::Conv2d;
+use candle_transformers::models::stable_diffusion::unet_2d_blocks::{
+    DownEncoderBlock2D, DownEncoderBlock2DConfig,
+};
 use zimage_checkpoint::config::VaeConfig;
 use zimage_checkpoint::{Checkpoint, Component};
 
@@ -13,16 +16,10 @@ use zimage_checkpoint::{Checkpoint, Component};
 pub(crate) struct Encoder {
     config: VaeConfig,
     conv_in: Conv2d,
-    down_blocks: Vec<DownBlock>,
+    down_blocks: Vec<DownEncoderBlock2D>,
     mid_block: MiddleBlock,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-}
-
-struct DownBlock {
-    resnets: Vec<Resnet>,
-    /// Missing in the last block, which has the latents' size.
-    downsampler: Option<Conv2d>,
 }
 
 impl Encoder {
@@ -35,29 +32,18 @@ impl Encoder {
         let mut down_blocks = Vec::with_capacity(channels.len());
         let mut previous = first;
         for (i, &width) in channels.iter().enumerate() {
-            let block = part.at("down_blocks").at(i);
-            let mut resnets = Vec::with_capacity(config.layers_per_block);
-            for j in 0..config.layers_per_block {
-                resnets.push(Resnet::load(
-                    &block.at("resnets").at(j),
-                    previous,
-                    width,
-                    groups,
-                )?);
-                previous = width;
-            }
-            let larger = i + 1 < channels.len();
-            let halving = Conv2dConfig {
-                stride: 2,
-                ..Conv2dConfig::default()
+            let block = DownEncoderBlock2DConfig {
+                num_layers: config.layers_per_block,
+                resnet_groups: groups,
+                // The last block has the latents' size.
+                add_downsample: i + 1 < channels.len(),
+                // One row below and one column to the right.
+                downsample_padding: 0,
+                ..DownEncoderBlock2DConfig::default()
             };
-            let downsampler = block.at("downsamplers.0.conv");
-            down_blocks.push(DownBlock {
-                resnets,
-                downsampler: larger
-                    .then(|| downsampler.conv_with(width, width, 3, halving))
-                    .transpose()?,
-            });
+            let weights = part.at("down_blocks").at(i).var_builder();
+            down_blocks.push(DownEncoderBlock2D::new(weights, previous, width, block)?);
+            previous = width;
         }
         Ok(Self {
             conv_in: part.at("conv_in").conv(config.in_channels, first, 3)?,
@@ -89,13 +75,7 @@ impl Encoder {
     fn moments(&self, image: &Tensor) -> Result<Vec<Tensor>> {
         let mut x = self.conv_in.forward(&image.unsqueeze(0)?)?;
         for block in &self.down_blocks {
-            for resnet in &block.resnets {
-                x = resnet.forward(&x)?;
-            }
-            if let Some(conv) = &block.downsampler {
-                // One row below and one column to the right.
-                x = conv.forward(&x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?)?;
-            }
+            x = block.forward(&x)?;
         }
         x = self
             .norm_out
