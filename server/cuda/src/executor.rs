@@ -30,6 +30,9 @@ use zimage_core::pixels::Pixels;
 use zimage_core::preview::Projection;
 use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
 
+/// Tokens of the longest prompt that is prepared before the first request. Few are longer, and these take seconds.
+const LONGEST_WARM: usize = 256;
+
 /// Where and within which bounds to compute.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
@@ -147,9 +150,14 @@ impl CudaExecutor {
             control: None,
         };
         let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
-        let needs = self.needs(sizes(&request, self.transformer.limits()[0] / 32 * 32))?;
+        let longest = self.transformer.limits()[0] / 32 * 32;
+        let needs = self.needs(sizes(&request, longest))?;
         self.arena.reserve(&self.compute.gpu, needs)?;
         self.compute.matmuls.tune(true);
+        for tokens in (32..=longest.min(LONGEST_WARM)).step_by(32) {
+            self.captions_of(&vec![0; tokens], None)?;
+        }
+        self.captions = Captions::default();
         let begun = self.begin(&request).map_err(failed)?;
         for _ in 0..2 {
             self.step(&[begun.slot]).map_err(failed)?;

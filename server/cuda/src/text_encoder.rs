@@ -37,9 +37,12 @@ struct Layer {
     down: Linear,
 }
 
-/// Memory of a prompt while it is encoded.
-struct Work {
+/// Where prompts of so many tokens are encoded.
+pub(crate) struct Work {
+    /// Tokens, with what fills the bucket.
+    pub(crate) tokens: usize,
     ids: Region,
+    /// Cosines and sines of the tokens' places.
     table: Region,
     x: Region,
     y: Region,
@@ -78,14 +81,26 @@ impl TextEncoder {
         }
     }
 
-    fn lay_out(&self, layout: &mut Layout, tokens: usize) -> Result<Work, GpuError> {
+    /// Tokens that a prompt is computed with.
+    pub(crate) const fn bucket(tokens: usize) -> usize {
+        tokens.next_multiple_of(BUCKET)
+    }
+
+    /// Lays out memory for prompts of a bucket. `table` is what [`Self::table_of`] gave for it.
+    pub(crate) fn lay_out(
+        &self,
+        layout: &mut Layout,
+        tokens: usize,
+        table: Region,
+    ) -> Result<Work, GpuError> {
         let heads = self.heads(tokens);
         let row = tokens * self.config.hidden_size * BF16;
         let ffn = tokens * self.config.intermediate_size * BF16;
         Ok(Work {
+            tokens,
             x: layout.take(row)?,
             ids: layout.take(tokens * size_of::<u32>())?,
-            table: layout.take(tokens * heads.width * F32)?,
+            table,
             y: layout.take(row)?,
             h: layout.take(row)?,
             qkv: layout.take(heads.bytes())?,
@@ -95,47 +110,48 @@ impl TextEncoder {
         })
     }
 
-    /// Bytes that [`Self::encode`] needs.
+    /// Bytes of a prompt's memory.
     pub(crate) fn bytes(&self, tokens: usize) -> Result<usize, GpuError> {
         let mut layout = Layout::measure();
-        self.lay_out(&mut layout, tokens.next_multiple_of(BUCKET))?;
+        self.lay_out(&mut layout, Self::bucket(tokens), Region::NONE)?;
         Ok(layout.used())
     }
 
-    /// The hidden states (tokens, hidden) of a prompt's tokens, within the scratch memory.
-    pub(crate) fn encode(
-        &self,
-        compute: &Compute,
-        scratch: Region,
-        ids: &[u32],
-    ) -> Result<Region, GpuError> {
-        let gpu = &compute.gpu;
-        let tokens = ids.len().next_multiple_of(BUCKET);
-        let work = self.lay_out(&mut Layout::over(scratch), tokens)?;
-        let (hidden, head) = (self.config.hidden_size, self.config.head_dim);
-        let angles = rotary::text_angles(self.config.rope_theta(), head, tokens);
+    /// The rotary embedding of a bucket's tokens.
+    pub(crate) fn table_of(&self, gpu: &Gpu, tokens: usize) -> Result<Memory, GpuError> {
+        let (theta, head) = (self.config.rope_theta(), self.config.head_dim);
+        let angles = rotary::text_angles(theta, head, tokens);
         let turn = |&angle: &f32| <[f32; 2]>::from(rotary::cos_sin(angle));
         let table: Vec<f32> = angles.iter().flat_map(turn).collect();
-        gpu.upload(work.table, &table)?;
-        gather(
-            gpu,
-            work.x,
-            self.embed_tokens,
-            ids,
-            work.ids,
-            (tokens, hidden),
-        )?;
+        let memory = gpu.allocate(tokens * head * F32)?;
+        gpu.upload(memory.region(), &table)?;
+        Ok(memory)
+    }
 
+    /// Puts a prompt's tokens where [`Self::forward`] reads them, and zeros behind them.
+    pub(crate) fn embed(&self, gpu: &Gpu, work: &Work, ids: &[u32]) -> Result<(), GpuError> {
+        let size = (work.tokens, self.config.hidden_size);
+        gather(gpu, work.x, self.embed_tokens, ids, work.ids, size)
+    }
+
+    /// The hidden states (tokens, hidden) of the first tokens, after [`Self::forward`].
+    pub(crate) fn hidden(&self, work: &Work, tokens: usize) -> Result<Region, GpuError> {
+        work.x.part(0, tokens * self.config.hidden_size * BF16)
+    }
+
+    /// Puts the layers on the stream.
+    pub(crate) fn forward(&self, compute: &Compute, work: &Work) -> Result<(), GpuError> {
+        let (gpu, tokens) = (&compute.gpu, work.tokens);
         let rows = Rows {
             count: tokens,
-            width: hidden,
+            width: self.config.hidden_size,
             eps: self.config.rms_norm_eps as f32,
         };
         for (place, layer) in self.layers.iter().enumerate() {
             if place == 0 {
                 rms_norm(gpu, rows, work.y, work.x, layer.input_layernorm, None)?;
             }
-            self.attend(compute, layer, &work, tokens)?;
+            self.attend(compute, layer, work)?;
             let plain = Added {
                 h: work.h,
                 weight: None,
@@ -158,16 +174,11 @@ impl TextEncoder {
             let next = next.map(|following| norm(following.input_layernorm));
             add_norm(gpu, rows, work.x, plain, next)?;
         }
-        work.x.part(0, ids.len() * hidden * BF16)
+        Ok(())
     }
 
-    fn attend(
-        &self,
-        compute: &Compute,
-        layer: &Layer,
-        work: &Work,
-        tokens: usize,
-    ) -> Result<(), GpuError> {
+    fn attend(&self, compute: &Compute, layer: &Layer, work: &Work) -> Result<(), GpuError> {
+        let tokens = work.tokens;
         let heads = self.heads(tokens);
         layer.qkv.run(compute, tokens, work.qkv, work.y)?;
         let norms = Some((layer.q_norm, layer.k_norm, self.config.rms_norm_eps as f32));

@@ -76,12 +76,12 @@ impl CudaExecutor {
         let bytes = self.caption_bytes(ids.len())?;
         let scratch = self.scratch(bytes)?;
         let rest = scratch.part(text, scratch.bytes() - text)?;
-        let hidden = self
-            .text_encoder
-            .encode(&self.compute, scratch.part(0, text)?, ids)?;
-        let (memory, padded) = self
-            .transformer
-            .refine(&self.compute, rest, hidden, ids.len())?;
+        let (compute, encoder) = (&self.compute, &self.text_encoder);
+        let plan = self
+            .plans
+            .prompt(compute, encoder, scratch.part(0, text)?, ids.len())?;
+        let hidden = plan.run(compute, encoder, ids)?;
+        let (memory, padded) = self.transformer.refine(compute, rest, hidden, ids.len())?;
         let caption = Arc::new(Caption { memory, padded });
         self.captions.keep(ids, &caption);
         Ok(caption)

@@ -97,7 +97,7 @@ impl CudaExecutor {
         let arena = self.scratch(bytes)?;
         let plan = self
             .plans
-            .get(&self.compute, &self.transformer, arena, sizes)?;
+            .forward(&self.compute, &self.transformer, arena, sizes)?;
         let (gpu, work) = (&self.compute.gpu, plan.work());
         gpu.copy(
             work.latents,
