@@ -52,6 +52,10 @@ pub fn encode(
     let mut file = Vec::new();
     match format {
         ImageFormat::Png => {
+            let data = deflate(pixels).map_err(|error| fault(&error))?;
+            // Room for the text and the chunks' frames, too.
+            let text_length: usize = text.iter().map(|(_, value)| value.len() + 128).sum();
+            file.reserve(data.len() + text_length + 128);
             let mut encoder = png::Encoder::new(&mut file, width, height);
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
@@ -61,7 +65,6 @@ pub fn encode(
                     .map_err(|error| fault(&error))?;
             }
             let mut writer = encoder.write_header().map_err(|error| fault(&error))?;
-            let data = deflate(pixels).map_err(|error| fault(&error))?;
             writer
                 .write_chunk(png::chunk::IDAT, &data)
                 .map_err(|error| fault(&error))?;

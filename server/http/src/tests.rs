@@ -4,8 +4,7 @@ use crate::{App, HttpMetrics, Identity, ImageFormat, api, encode};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use serde_json::{Value, json};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -70,7 +69,7 @@ impl Answer {
         data.iter()
             .map(|image| {
                 STANDARD
-                    .decode(image["b64_json"].as_str().unwrap())
+                    .decode_to_vec(image["b64_json"].as_str().unwrap())
                     .unwrap()
             })
             .collect()
@@ -113,7 +112,7 @@ fn wish(more: Value) -> String {
 /// A PNG file in base64.
 fn image_file(width: u32, height: u32) -> String {
     let pixels = Pixels::new(width, height, vec![0; (width * height * 3) as usize]).unwrap();
-    STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+    STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
 }
 
 #[tokio::test]

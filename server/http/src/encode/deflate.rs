@@ -9,7 +9,7 @@ use std::thread;
 use zimage_core::pixels::Pixels;
 
 /// A strip is worth a thread from this many bytes on.
-const LEAST_STRIP: usize = 64 << 10;
+const LEAST_STRIP: usize = 48 << 10;
 
 /// More threads compress no faster than the rest of an answer takes.
 const MOST_STRIPS: usize = 16;
@@ -24,7 +24,7 @@ pub(super) fn deflate(pixels: &Pixels) -> Result<Vec<u8>, CompressError> {
     let strips = (pixels.rgb().len() / LEAST_STRIP).clamp(1, threads.min(MOST_STRIPS));
     let rows = (pixels.height() as usize).div_ceil(strips).max(1);
     let parts: Vec<&[u8]> = pixels.rgb().chunks(rows * row).collect();
-    let strips: Vec<Result<Strip, CompressError>> = thread::scope(|scope| {
+    let strips = thread::scope(|scope| {
         let last = parts.len().saturating_sub(1);
         let spawn = |(place, part)| scope.spawn(move || Strip::new(part, row, place == last));
         let running: Vec<_> = parts.into_iter().enumerate().map(spawn).collect();
@@ -32,13 +32,15 @@ pub(super) fn deflate(pixels: &Pixels) -> Result<Vec<u8>, CompressError> {
             Ok(strip) => strip,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        running.into_iter().map(wait).collect()
-    });
+        let strips: Result<Vec<Strip>, CompressError> = running.into_iter().map(wait).collect();
+        strips
+    })?;
+    let length: usize = strips.iter().map(|strip| strip.compressed.len()).sum();
+    let mut stream = Vec::with_capacity(length + 6);
     // Deflate with a window of 32 KiB, fastest.
-    let mut stream = vec![0x78, 0x01];
+    stream.extend([0x78, 0x01]);
     let mut sum = 1;
     for strip in strips {
-        let strip = strip?;
         stream.extend(strip.compressed);
         sum = joined(sum, strip.sum, strip.length);
     }

@@ -2,6 +2,7 @@
 
 use crate::encode::ImageFormat;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::time::{SystemTime, UNIX_EPOCH};
 use zimage_core::request::ImageRequest;
 use zimage_engine::Generated;
@@ -27,7 +28,7 @@ pub(super) struct Answer<'a> {
 
 #[derive(Serialize)]
 struct Image<'a> {
-    b64_json: &'a str,
+    b64_json: &'a RawValue,
 }
 
 /// Images have no tokens here; they cost time.
@@ -46,10 +47,10 @@ struct InputTokens {
 }
 
 impl<'a> Answer<'a> {
-    /// `request` is that of the first image; each image comes with its file in base64.
+    /// `request` is that of the first image; each image comes with its file as a JSON text in base64.
     pub(super) fn new(
         request: &ImageRequest,
-        images: &'a [(Generated, String)],
+        images: &'a [(Generated, Box<RawValue>)],
         format: ImageFormat,
     ) -> Self {
         let tokens = images.iter().map(|(generated, _)| generated.prompt_tokens);
@@ -77,7 +78,10 @@ impl<'a> Answer<'a> {
 impl Answer<'_> {
     /// Bytes that the answer has at most.
     pub(super) fn room(&self) -> usize {
-        let images = self.data.iter().map(|image| image.b64_json.len() + 64);
+        let images = self
+            .data
+            .iter()
+            .map(|image| image.b64_json.get().len() + 64);
         images.sum::<usize>() + 1024
     }
 }

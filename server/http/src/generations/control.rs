@@ -51,8 +51,7 @@ pub(super) async fn decode(
 mod tests {
     use super::*;
     use crate::encode::{ImageFormat, encode};
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use base64_simd::STANDARD;
     use zimage_core::pixels::Pixels;
 
     fn taken(body: &str) -> Result<Option<ControlFile>, ApiError> {
@@ -63,7 +62,7 @@ mod tests {
     fn file(width: u32, height: u32) -> Option<ControlFile> {
         let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
         Some(ControlFile {
-            base64: STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap()),
+            base64: STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap()),
             conditioning_scale: 0.5,
         })
     }

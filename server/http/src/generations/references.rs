@@ -64,12 +64,11 @@ fn decode_one(text: &str, left: &mut u64) -> Result<Pixels, String> {
 mod tests {
     use super::*;
     use crate::encode::{ImageFormat, encode};
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use base64_simd::STANDARD;
 
     fn file(width: u32, height: u32) -> String {
         let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
-        STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+        STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
     }
 
     fn taken(body: &str) -> Result<Vec<String>, ApiError> {

@@ -67,8 +67,7 @@ pub(super) async fn decode(
 mod tests {
     use super::*;
     use crate::encode::{ImageFormat, encode};
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use base64_simd::STANDARD;
     use zimage_core::pixels::Pixels;
 
     fn taken(body: &str, followed: bool) -> Result<Option<StartFiles>, ApiError> {
@@ -77,7 +76,7 @@ mod tests {
 
     fn file(width: u32, height: u32) -> String {
         let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
-        STANDARD.encode(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+        STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
     }
 
     #[test]
