@@ -1,7 +1,8 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
-//! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags; `--figures` prints what
-//! single operations take, `--latents MODEL FOLDER` writes what tests/bench/truth.py compares.
+//! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags. `--figures` prints what
+//! single operations take, `--latents MODEL FOLDER` writes what tests/bench/truth.py compares, and
+//! `--memory MODEL REQUESTS` shows whether requests of mixed sizes give back what they took.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stdout,
@@ -12,6 +13,7 @@
 mod figures;
 mod hopper;
 mod latents;
+mod memory;
 mod model;
 mod operations;
 mod oracle;
@@ -54,6 +56,10 @@ fn main() -> ExitCode {
         ["--figures"] => return ended(figures()),
         ["--latents", model, folder] => {
             return ended(latents::write(Path::new(model), Path::new(folder)));
+        }
+        ["--memory", model, requests] => {
+            let mixed = |count| memory::mixed(Path::new(model), count);
+            return ended(requests.parse().map_err(Failed::from).and_then(mixed));
         }
         _ => {}
     }

@@ -32,7 +32,7 @@ pub(crate) const ALL: &[(&str, ModelTest)] = &[
     ),
 ];
 
-fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
+pub(crate) fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
     ImageRequest {
         prompt: prompt.to_owned(),
         negative_prompt: String::new(),
@@ -73,7 +73,7 @@ fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Failed> {
     Ok(Checkpoint::open(folder)?)
 }
 
-fn make(executor: &mut dyn Executor, request: &ImageRequest) -> Result<Pixels, Failed> {
+pub(crate) fn make(executor: &mut dyn Executor, request: &ImageRequest) -> Result<Pixels, Failed> {
     let begun = executor.begin(request)?;
     for _ in 0..begun.steps {
         executor.step(&[begun.slot])?;
