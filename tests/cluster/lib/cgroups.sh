@@ -1,11 +1,12 @@
 # The cgroup (version 1) hierarchies of this machine and a cluster's group in each.
 
-cgroup_v1_mounts() { awk '$(NF - 2) == "cgroup" { print $5 }' /proc/self/mountinfo; }
+mountinfo=/proc/self/mountinfo
+cgroup_v1_mounts() { awk '$(NF - 2) == "cgroup" { print $5 }' $mountinfo; }
 
 require_cgroup_v1() {
   if cgroup_v1_mounts | grep -qw memory; then return; fi
   fail "This machine has cgroup version 2 alone; the test cluster was only ever tried with version 1 and does not start here." \
-    "Use a cluster of your own instead: see \"With your own cluster\" in the README (the same chart and samples)."
+    "Use a cluster of your own instead: see \"On a cluster of your own\" in README.md (the same chart and samples)."
 }
 
 make_cgroups() {

@@ -1,7 +1,14 @@
-# What the cluster takes from the operating system: each line is a program (or file) and the Debian package that has it.
+# What is taken from the operating system: each line is a program (or file) and the Debian package that has it.
 
-needs() {
+# Some crates compile C and C++, one of them with cmake; images get the system's certificate authorities.
+needs() { # needs [tests]
   cat << 'NEEDS'
+cc gcc
+c++ g++
+/usr/include/stdio.h libc6-dev
+make make
+cmake cmake
+/etc/ssl/certs/ca-certificates.crt ca-certificates
 etcd etcd-server
 containerd containerd
 runc runc
@@ -14,15 +21,19 @@ openssl openssl
 curl curl
 nsenter util-linux
 NEEDS
+  [ "${1:-}" != tests ] || cat << 'NEEDS'
+shellcheck shellcheck
+pip3 python3-pip
+NEEDS
 }
 
 present() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" > /dev/null ;; esac }
 
-install_packages() {
+install_packages() { # install_packages [tests]
   local program package missing=()
   while read -r program package; do
     present "$program" || missing+=("$package")
-  done < <(needs)
+  done < <(needs "$@")
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get > /dev/null ||
     fail "This is not Debian or Ubuntu. Install these programs by hand (Debian's names): ${missing[*]}."

@@ -58,13 +58,6 @@ YAML
   done
 }
 
-# Containers' files are overlays, and an overlay cannot lie on another, such as the root of a container.
-require_disk() {
-  mkdir -p "$state"
-  [ "$(stat --file-system --format=%T "$state")" != overlayfs ] ||
-    fail "$cache is on an overlay file system, where containers cannot start. Set XDG_CACHE_HOME to a folder on a disk."
-}
-
 # Each cluster keeps its port for as long as it can, so that a kubeconfig in use stays right.
 free_port() {
   local port
