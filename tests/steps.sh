@@ -2,8 +2,8 @@
 #
 # A job sets `job` to its name and calls `run_steps` with one line for each step on its standard input:
 #   FUNCTION | SECONDS THE FIRST TIME | SECONDS AGAIN | WHAT IT DOES
-# A step's output goes to out/logs/JOB/FUNCTION.log and is shown when the step fails. What a step took is remembered for
-# the next estimate. The estimates in the job are for two cores.
+# A step's output goes to out/logs/JOB/FUNCTION.log and is shown when the step fails, which ends the job. What the steps
+# took is printed in either case, and remembered for the next estimate. The estimates in the job are for two cores.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/zimage
@@ -11,6 +11,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/zimage
 programs=${CARGO_TARGET_DIR:-$repository/target}/release
 
 fail() { printf '%s\n' "$@" >&2; exit 1; }
+# shellcheck source=cluster/lib/check.sh
+. "$repository/tests/cluster/lib/check.sh"
 
 duration() { # duration SECONDS: for people
   if [ "$1" -lt 90 ]; then echo "$1 s"; else echo "$((($1 + 30) / 60)) min"; fi
@@ -29,7 +31,7 @@ remember() { # remember FUNCTION SECONDS AGAIN
 }
 
 run_steps() {
-  local steps=() costs=() line function first again what left=0 number=0
+  local steps=() costs=() line function first again what left=0 number=0 status=0
   while IFS= read -r line; do steps+=("$line"); done
   for line in "${steps[@]}"; do
     IFS='|' read -r function first again what <<< "${line// | /|}"
@@ -44,16 +46,19 @@ run_steps() {
     began=$SECONDS
     run_step "$function" "$expected"
     took=$((SECONDS - began))
+    costs+=("$(printf '%8s  %s' "$(duration "$took")" "$what")")
+    [ $status = 0 ] || break
     left=$((left - expected))
     remember "$function" "$took" "$again"
-    costs+=("$(printf '%8s  %s' "$(duration "$took")" "$what")")
   done
   printf '\nWhat it cost:\n'
   printf '%s\n' "${costs[@]}" "$(printf '%8s  all' "$(duration $((SECONDS - job_start)))")"
+  [ $status = 0 ] || fail "" "The last step failed; all it printed is in out/logs/$job/$function.log."
 }
 
+# Sets `status`: a caller that asked with || would switch off the step's own `set -e`.
 run_step() { # run_step FUNCTION EXPECTED
-  local log=$repository/out/logs/$job/$1.log status=0
+  local log=$repository/out/logs/$job/$1.log
   mkdir -p "${log%/*}"
   # A process group of its own, so that an interrupted job takes the step's children along.
   set -m
@@ -63,7 +68,7 @@ run_step() { # run_step FUNCTION EXPECTED
   show_progress "$log" "$2"
   wait "$step" || status=$?
   step=
-  [ $status = 0 ] || { tail -n 60 "$log" >&2; fail "" "This step failed; all it printed is in ${log#"$repository"/}."; }
+  [ $status = 0 ] || tail -n 60 "$log" >&2
 }
 
 show_progress() { # show_progress LOG EXPECTED
@@ -82,16 +87,15 @@ stop_step() { [ -z "$step" ] || kill -TERM -- "-$step" 2> /dev/null || true; }
 trap stop_step EXIT
 trap 'exit 130' INT TERM
 
-# Rust and Go are the two things that no step installs.
+# Rust, Go and the machine itself are what no step installs.
 check_tools() {
+  require_root
   local wanted found
   wanted=$(awk -F '"' '/^rust-version/ { print $2 }' "$repository/Cargo.toml")
-  found=$(rustc --version 2> /dev/null | cut -d ' ' -f 2)
+  found=$(rustc --version 2> /dev/null | cut -d ' ' -f 2) || true
   [ -n "$found" ] || fail "Rust $wanted or later is needed: https://rustup.rs installs it."
   not_older "$found" "$wanted" ||
     fail "Rust $wanted or later is needed, and this is $found. With rustup: rustup update stable."
-  echo "Rust $found, $(go version 2> /dev/null || fail "Go 1.26 or later is needed: https://go.dev/dl/ has it.")"
+  echo "Rust $found"
+  "$repository/tests/cluster/cluster" check
 }
-
-not_older() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
-

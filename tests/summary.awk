@@ -1,5 +1,6 @@
-# Counts tests by layer in what `cargo test` and images/test print.
+# Counts tests by layer in what `cargo test` and images/test print, and repeats what says that it was not run.
 
+FNR == 1 && FILENAME ~ /gpu\.log$/ { layer = "on a GPU" } # no cargo runs it
 /^ +Running / {
   match($0, /deps\/[^)]+/)
   program = substr($0, RSTART + 5, RLENGTH - 5)
@@ -12,6 +13,7 @@
   match($0, /finished in [0-9.]+/)
   seconds[layer] += substr($0, RSTART + 12, RLENGTH - 12)
 }
+/^(NOT RUN|SKIPPED): / { not_run[++missing] = $0 }
 /^[0-9]+ passed, [0-9]+ failed$/ { count("container images", $1, $3, 0) }
 
 function count(layer, p, f, s) {
@@ -26,6 +28,7 @@ BEGIN {
   named["contract"] = "contract"
   named["e2e"] = "end-to-end"
   named["golden"] = "golden"
+  named["scripts"] = "scripts"
   named["tidy"] = "tidy"
 }
 END {
@@ -35,4 +38,5 @@ END {
     printf "%-18s %7d %7d %8d %9.1f\n", layer, passed[layer], failed[layer], skipped[layer], seconds[layer]
   }
   printf "\n%d passed, %d failed, %d skipped\n", all_passed, all_failed, all_skipped
+  for (i = 1; i <= missing; i++) print not_run[i]
 }
