@@ -115,6 +115,16 @@ pub fn check_compiler() -> Result<i32, LoadError> {
     Ok(nvrtc_version())
 }
 
+/// Opens cuDNN alone, which checks operation graphs without a GPU.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn check_dnn() -> Result<usize, LoadError> {
+    open(&CUDNN)?;
+    // SAFETY: the library is open; the function takes nothing.
+    Ok(unsafe { cudnn::sys::cudnnGetVersion() })
+}
+
 fn nvrtc_version() -> i32 {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: callers have opened the library; the pointers are to locals that outlive the call. It cannot fail with
