@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
     let chosen = device::choose(&args.model, &gpus)?;
     let transformer = files::open(&args.model.files)?.transformer().clone();
     let began = Instant::now();
-    let mut executor = device::load(&args.model, chosen)?;
+    let mut executor = device::load(&args.model, chosen, &gpus)?;
     let start_up = began.elapsed().as_secs_f64();
     let mut sizes = Vec::new();
     for &size in &args.sizes {

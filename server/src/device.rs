@@ -3,6 +3,7 @@
 use crate::args::{Device, Model, Precision};
 use crate::failure::Failure;
 use crate::files;
+use crate::gpu_health;
 use crate::nvml::Gpus;
 use std::time::Instant;
 use zimage_checkpoint::{Checkpoint, ControlNet};
@@ -43,13 +44,20 @@ pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
 }
 
 /// Opens, verifies and loads the model. Takes seconds to minutes.
-pub(crate) fn load(model: &Model, chosen: Chosen) -> Result<Box<dyn Executor>, Failure> {
+pub(crate) fn load(
+    model: &Model,
+    chosen: Chosen,
+    gpus: &Gpus,
+) -> Result<Box<dyn Executor>, Failure> {
     let began = Instant::now();
     let fault = |error: &dyn std::error::Error| Failure::Model(error.to_string());
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executor: Box<dyn Executor> = match chosen {
         Chosen::Cpu => Box::new(on_cpu(model, &checkpoint).map_err(|error| fault(&error))?),
-        Chosen::Cuda => Box::new(on_gpu(model, &checkpoint)?),
+        Chosen::Cuda => {
+            gpu_health::check(gpus)?;
+            Box::new(on_gpu(model, &checkpoint)?)
+        }
     };
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(model = %model.files.model.display(), device = ?chosen, seconds, "the model is loaded");

@@ -25,13 +25,14 @@ const QUALITY: u8 = 95;
     reason = "the files' names are this command's output"
 )]
 pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
-    let chosen = device::choose(&args.model, &Gpus::find())?;
+    let gpus = Gpus::find();
+    let chosen = device::choose(&args.model, &gpus)?;
     let format = format(&args.output)?;
     let requests = requests(args)?;
     let hash = files::open(&args.model.files)?
         .fingerprint()
         .map_err(|error| Failure::Model(error.to_string()))?;
-    let mut executor = device::load(&args.model, chosen)?;
+    let mut executor = device::load(&args.model, chosen, &gpus)?;
     for request in &requests {
         let pixels = make(&mut *executor, request)?;
         let text = match args.metadata {

@@ -18,6 +18,7 @@ mod device;
 mod failure;
 mod files;
 mod generate;
+mod gpu_health;
 mod lora_file;
 mod make_model;
 mod nvml;

@@ -1,19 +1,28 @@
 //! What NVIDIA's management library says about the GPUs.
 
-use nvml_wrapper::Nvml;
+use crate::gpu_health::MemoryHealth;
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::{
+    NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
+};
+use nvml_wrapper::{Device, Nvml};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Unit;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 type Labels = Vec<(String, String)>;
 type Figures = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// The GPUs that this process sees; none without NVIDIA's driver.
-pub(crate) struct Gpus(Option<Nvml>);
+#[derive(Clone)]
+pub(crate) struct Gpus(Option<Arc<Nvml>>);
 
 /// What one GPU says about itself; a figure that it does not know is left out.
 #[derive(Default)]
@@ -23,13 +32,14 @@ struct Sample {
     memory_total: Figures,
     power: Figures,
     temperature: Figures,
+    uncorrected_errors: Figures,
 }
 
 impl Gpus {
     /// Looks for the driver.
     pub(crate) fn find() -> Self {
         match Nvml::init() {
-            Ok(nvml) => Self(Some(nvml)),
+            Ok(nvml) => Self(Some(Arc::new(nvml))),
             Err(error) => {
                 tracing::debug!(%error, "no NVIDIA driver");
                 Self(None)
@@ -48,6 +58,19 @@ impl Gpus {
             .as_ref()
             .and_then(|nvml| nvml.device_count().ok())
             .unwrap_or(0)
+    }
+
+    pub(crate) fn nvml(&self) -> Option<&Nvml> {
+        self.0.as_deref()
+    }
+
+    /// Of each GPU that says so.
+    pub(crate) fn memory_health(&self) -> Vec<MemoryHealth> {
+        let Some(nvml) = &self.0 else {
+            return Vec::new();
+        };
+        let devices = (0..self.count()).filter_map(|index| nvml.device_by_index(index).ok());
+        devices.map(|device| memory_health(&device)).collect()
     }
 
     /// Joules that the first GPU has used since its driver was loaded.
@@ -83,10 +106,13 @@ impl Gpus {
             if let Ok(milliwatts) = device.power_usage() {
                 set(&sample.power, f64::from(milliwatts) / 1000.0);
             }
-            if let Ok(celsius) =
-                device.temperature(nvml_wrapper::enum_wrappers::device::TemperatureSensor::Gpu)
-            {
+            if let Ok(celsius) = device.temperature(TemperatureSensor::Gpu) {
                 set(&sample.temperature, f64::from(celsius));
+            }
+            if let Ok(errors) =
+                device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+            {
+                set(&sample.uncorrected_errors, errors as f64);
             }
         }
         sample
@@ -99,12 +125,34 @@ impl fmt::Debug for Gpus {
     }
 }
 
+/// What a GPU does not know counts as well.
+fn memory_health(device: &Device<'_>) -> MemoryHealth {
+    let fields = [NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_FAILURE].map(FieldId);
+    let values = device.field_values_for(&fields).unwrap_or_default();
+    let mut values = values.into_iter().map(|value| {
+        let value = value.ok().and_then(|sample| sample.value.ok());
+        matches!(value, Some(SampleValue::U32(1..) | SampleValue::U64(1..)))
+    });
+    MemoryHealth {
+        uncorrected: device
+            .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+            .unwrap_or(0),
+        remap_pending: values.next().unwrap_or(false),
+        remap_failed: values.next().unwrap_or(false),
+    }
+}
+
 impl Collector for Gpus {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        if self.count() == 0 {
-            return Ok(());
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        match self.count() {
+            0 => Ok(()),
+            _ => self.sample().encode(encoder),
         }
-        let sample = self.sample();
+    }
+}
+
+impl Sample {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut show = |name: &str, help: &str, unit: Option<&Unit>, figures: &Figures| {
             figures.encode(encoder.encode_descriptor(name, help, unit, figures.metric_type())?)
         };
@@ -112,26 +160,66 @@ impl Collector for Gpus {
             "zimage_gpu_utilization_ratio",
             "Share of the last second in which a kernel ran",
             None,
-            &sample.utilization,
+            &self.utilization,
         )?;
         show(
             "zimage_gpu_memory_used",
             "Memory in use",
             Some(&Unit::Bytes),
-            &sample.memory_used,
+            &self.memory_used,
         )?;
         show(
             "zimage_gpu_memory_total",
             "Memory",
             Some(&Unit::Bytes),
-            &sample.memory_total,
+            &self.memory_total,
         )?;
-        show("zimage_gpu_power_watts", "Power drawn", None, &sample.power)?;
+        show("zimage_gpu_power_watts", "Power drawn", None, &self.power)?;
         show(
             "zimage_gpu_temperature_celsius",
             "Temperature of the chip",
             None,
-            &sample.temperature,
+            &self.temperature,
+        )?;
+        show(
+            "zimage_gpu_uncorrected_errors",
+            "Memory errors since the driver was loaded that could not be corrected",
+            None,
+            &self.uncorrected_errors,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    #[derive(Debug)]
+    struct OneGpu;
+
+    impl Collector for OneGpu {
+        fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+            let sample = Sample::default();
+            let labels = vec![("gpu".to_owned(), "0".to_owned())];
+            sample.utilization.get_or_create(&labels).set(0.99);
+            sample.memory_used.get_or_create(&labels).set(1024.0);
+            sample.encode(encoder)
+        }
+    }
+
+    #[test]
+    fn a_gpus_figures_have_the_names_that_the_operator_reads() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(OneGpu));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "zimage_gpu_utilization_ratio{gpu=\"0\"} 0.99",
+            "zimage_gpu_memory_used_bytes{gpu=\"0\"} 1024.0",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }

@@ -4,8 +4,10 @@ use crate::args::Serve;
 use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
+use crate::gpu_health;
 use crate::nvml::Gpus;
 use prometheus_client::registry::Registry;
+use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use zimage_engine::{Engine, EngineMetrics};
@@ -29,7 +31,7 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     let mut registry = Registry::default();
     engine_metrics.register(&mut registry);
     http_metrics.register(&mut registry);
-    registry.register_collector(Box::new(gpus));
+    registry.register_collector(Box::new(gpus.clone()));
     if chosen == Chosen::Cuda {
         registry.register_collector(Box::new(CudaFigures));
     }
@@ -43,16 +45,30 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
         args.serve.shutdown(),
         stop.clone(),
     );
-    tokio::select! {
-        outcome = serving => outcome.map_err(Failure::other),
-        failure = compute(args, chosen, &app, engine_metrics) => Err(failure),
+    let mut serving = pin!(serving);
+    let failure = tokio::select! {
+        outcome = &mut serving => return outcome.map_err(Failure::other),
+        failure = compute(args, chosen, &app, (gpus, engine_metrics)) => failure,
+    };
+    // Whoever waits is told before the process ends.
+    stop.cancel();
+    if let Err(error) = serving.await {
+        tracing::warn!(%error, "failed to end serving");
     }
+    Err(failure)
 }
 
 /// Loads the model and lets the interface have it. Returns when that fails, or the device does.
-async fn compute(args: &Serve, chosen: Chosen, app: &App, metrics: EngineMetrics) -> Failure {
+async fn compute(
+    args: &Serve,
+    chosen: Chosen,
+    app: &App,
+    (gpus, metrics): (Gpus, EngineMetrics),
+) -> Failure {
     let model = args.model.clone();
-    let executor = match tokio::task::spawn_blocking(move || device::load(&model, chosen)).await {
+    let own = gpus.clone();
+    let load = move || device::load(&model, chosen, &own);
+    let executor = match tokio::task::spawn_blocking(load).await {
         Ok(Ok(executor)) => executor,
         Ok(Err(failure)) => return failure,
         Err(error) => return Failure::Other(format!("failed to load the model: {error}")),
@@ -61,8 +77,15 @@ async fn compute(args: &Serve, chosen: Chosen, app: &App, metrics: EngineMetrics
         Ok(engine) => {
             app.start_serving(engine.clone());
             tracing::info!("ready");
-            engine.failed().await;
-            Failure::Device("the device failed; the log says how".to_owned())
+            tokio::select! {
+                () = engine.failed() => {
+                    Failure::Device("the device failed; the log says how".to_owned())
+                }
+                fault = gpu_health::fault(gpus), if chosen == Chosen::Cuda => {
+                    engine.fail();
+                    Failure::Device(fault)
+                }
+            }
         }
         Err(error) => Failure::Other(format!("failed to start the device thread: {error}")),
     }

@@ -90,6 +90,9 @@ impl Device {
 
     /// Lets requests in and out and takes one step.
     fn turn(&mut self) -> Result<(), Lost> {
+        if self.shared.failed.is_cancelled() {
+            return Err(Lost("it reported a fault".to_owned()));
+        }
         self.drop_cancelled();
         while self.running.len() < self.max_batch_size {
             let Some(job) = self.waiting.pop_front() else {

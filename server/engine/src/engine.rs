@@ -63,16 +63,23 @@ pub struct Generated {
 }
 
 /// A request that was taken. Dropping it stops the request before its next step.
-pub struct Ticket(oneshot::Receiver<Result<Generated, ExecutorError>>);
+pub struct Ticket {
+    reply: oneshot::Receiver<Result<Generated, ExecutorError>>,
+    failed: CancellationToken,
+}
 
 impl Ticket {
     /// The image.
     ///
     /// # Errors
-    /// The executor's.
+    /// The executor's. When the device has failed nobody waits for it: a lost one may never answer.
     pub async fn image(self) -> Result<Generated, ExecutorError> {
-        let ended = || ExecutorError::DeviceLost("the device thread ended".to_owned());
-        self.0.await.unwrap_or_else(|_| Err(ended()))
+        let lost = |cause: &str| Err(ExecutorError::DeviceLost(cause.to_owned()));
+        tokio::select! {
+            biased;
+            reply = self.reply => reply.unwrap_or_else(|_| lost("the device thread ended")),
+            () = self.failed.cancelled() => lost("it reported a fault"),
+        }
     }
 }
 
@@ -158,6 +165,10 @@ impl Engine {
         for request in requests {
             let permit = permits.split(1).ok_or(SubmitError::Failed)?;
             let (reply, ticket) = oneshot::channel();
+            let ticket = Ticket {
+                reply: ticket,
+                failed: shared.failed.clone(),
+            };
             shared.metrics.waiting.inc();
             let job = Job {
                 request,
@@ -169,7 +180,7 @@ impl Engine {
                 shared.metrics.waiting.dec();
                 return Err(SubmitError::Failed);
             }
-            tickets.push(Ticket(ticket));
+            tickets.push(ticket);
         }
         Ok(tickets)
     }
@@ -186,6 +197,11 @@ impl Engine {
         let all = u32::try_from(self.shared.capacity).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         let _permits = self.shared.permits.acquire_many(all).await;
+    }
+
+    /// Somebody else knows that the device has failed: whoever waits for an image is told so, and nothing new is taken.
+    pub fn fail(&self) {
+        self.shared.failed.cancel();
     }
 
     /// Returns when the device has failed: nothing more will be computed.

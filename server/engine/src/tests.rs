@@ -224,6 +224,21 @@ async fn a_lost_device_answers_everybody_and_takes_nothing_more() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_device_that_never_answers_hears_of_its_fault() {
+    let (engine, calls, _permit) = held(one_and_queue(1));
+    let (running, waiting) = (one(&engine, 1).unwrap(), one(&engine, 2).unwrap());
+    calls.recv_timeout(PATIENCE).unwrap();
+    engine.fail();
+    for ticket in [running, waiting] {
+        let answer = tokio::time::timeout(PATIENCE, ticket.image())
+            .await
+            .unwrap();
+        assert!(matches!(answer, Err(ExecutorError::DeviceLost(_))));
+    }
+    assert!(matches!(one(&engine, 3), Err(SubmitError::Failed)));
+}
+
+#[tokio::test]
 async fn a_fault_of_one_request_does_not_concern_the_next() {
     let mut calls = 0;
     let engine = start(one_and_queue(4), move |call| {
