@@ -1,16 +1,5 @@
 # The programs that are built from Go modules, once for each content of programs/ and of this file.
 
-least_go=1.26
-
-require_go() {
-  command -v go > /dev/null || fail "Go $least_go or later is needed to build Kubernetes: https://go.dev/dl/ has it."
-  local version
-  version=$(go env GOVERSION)
-  version=${version#go}
-  [ "$(printf '%s\n' $least_go "$version" | sort -V | head -1)" = $least_go ] ||
-    fail "Go $least_go or later is needed to build Kubernetes, and $version is installed: https://go.dev/dl/ has a newer one."
-}
-
 programs_folder() {
   local digest
   digest=$(cd "$source" && find programs lib/build.sh "$repository/images/archive" -type f | LC_ALL=C sort | xargs cat | sha256sum)
