@@ -1,4 +1,4 @@
-//! The command-line programs that users call: `helm` and `kubectl`, found on `PATH`.
+//! The command-line programs that users call: `helm` and `kubectl`, found on `PATH`; and shell scripts.
 
 use crate::repository;
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,16 @@ pub async fn kubectl(arguments: &[&str], input: &str) -> Result<String> {
     run("kubectl", arguments, input).await
 }
 
-async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String> {
+/// What a bash script prints, with `arguments` as `$1` and so on. Runs in the repository's root.
+///
+/// # Errors
+/// When a command in it fails; the message carries what it wrote.
+pub async fn bash(script: &str, arguments: &[&str]) -> Result<String> {
+    let options = ["-euo", "pipefail", "-c", script, "bash"];
+    run("bash", &[&options, arguments].concat(), "").await
+}
+
+pub(crate) async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String> {
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(repository::root())

@@ -1,12 +1,13 @@
 //! Harness of the tests that cross crates or need a Kubernetes.
 //!
 //! ```text
-//! tests/tidy.rs        the tree keeps its rules                                  files only
-//! tests/golden.rs      what the chart renders, and that generated files are new  helm
-//! tests/contract.rs    what the operator renders is what server and gateway take the built programs
-//! tests/cel.rs         the CEL rules accept and refuse what they say             files only
-//! tests/apiserver/     the API: bad objects are refused with a reason            a control plane
-//! tests/e2e/           a user's view of the whole system                         a node that runs pods
+//! tests/tidy.rs        the tree keeps its rules                                       files only
+//! tests/scripts.rs     what `make up` and `make test` say when something is amiss     bash
+//! tests/golden.rs      what the chart renders, and that generated files are new       helm
+//! tests/contract.rs    what the operator renders is what server and gateway take      the built programs
+//! tests/cel.rs         the CEL rules accept and refuse what they say                  files only
+//! tests/apiserver/     the API: bad objects are refused with a reason                 a control plane
+//! tests/e2e/           a user's view of the whole system                              a node that runs pods
 //! ```
 //!
 //! Invariants: a test that lacks what it needs fails and says how to get it; it never passes by doing nothing.
@@ -19,5 +20,6 @@ pub mod documents;
 pub mod forward;
 pub mod manifest;
 pub mod namespace;
+pub mod node;
 pub mod repository;
 pub mod wait;

@@ -1,21 +1,18 @@
-//! What the operator makes, leaves alone and removes.
+//! What the operator makes and removes.
 
 use crate::scene::{NAME, PATIENCE, Scene, tiers, with_scene};
-use crate::testserver::{RELIEVED, report};
 use anyhow::Result;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::sleep;
 use zimage_crds::{Tier, labels};
 use zimage_tests::commands::kubectl;
-use zimage_tests::documents::identity;
 use zimage_tests::manifest::Change;
 use zimage_tests::wait;
 
 /// Everything in the namespace that carries the object's instance label, whatever its kind.
-async fn children(scene: &Scene) -> Result<Vec<Value>> {
+pub(crate) async fn children(scene: &Scene) -> Result<Vec<Value>> {
     let kinds = kubectl(
         &[
             "api-resources",
@@ -42,35 +39,6 @@ async fn children(scene: &Scene) -> Result<Vec<Value>> {
     ];
     let list: Value = serde_json::from_str(&kubectl(&arguments, "").await?)?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
-}
-
-async fn versions(scene: &Scene) -> Result<BTreeMap<String, String>> {
-    let object = serde_json::to_value(scene.objects().get(NAME).await?)?;
-    let all = children(scene).await?.into_iter().chain([object]);
-    // The kubelet writes a pod's status when it likes.
-    let all = all.filter(|object| object["kind"] != "Pod");
-    Ok(all
-        .map(|object| {
-            (
-                identity(&object),
-                object["metadata"]["resourceVersion"].to_string(),
-            )
-        })
-        .collect())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_steady_state_makes_no_writes() -> anyhow::Result<()> {
-    with_scene(tiers().with("spec.primary.gpu", json!({})), async |scene| {
-        report(scene, Tier::Primary, RELIEVED).await?;
-        sleep(Duration::from_secs(5)).await;
-        let (before, told) = (versions(scene).await?, scene.events().await?.len());
-        sleep(Duration::from_secs(20)).await;
-        assert_eq!(versions(scene).await?, before);
-        assert_eq!(scene.events().await?.len(), told);
-        Ok(())
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

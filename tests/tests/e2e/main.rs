@@ -5,13 +5,16 @@
 
 mod broken_model;
 mod failover;
+mod figures;
 mod images;
 mod lifecycle;
 mod load;
 mod operator;
+mod outage;
 mod quickstart;
 mod scene;
 mod shift;
 mod split;
+mod steady;
 mod system;
 mod testserver;

@@ -2,7 +2,7 @@
 
 use crate::images::{by_content, by_version, tag};
 use crate::scene::{PATIENCE, Scene, tiers, with_scene_on};
-use crate::system::{NAMESPACE, RELEASE, alone, install, upgrade};
+use crate::system::{Images, NAMESPACE, RELEASE, alone, chart, restored, upgrade};
 use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,10 +12,18 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+use tokio::time::Instant;
 use zimage_crds::Tier;
-use zimage_tests::commands::kubectl;
+use zimage_tests::commands::{bash, kubectl};
 use zimage_tests::manifest::Change;
-use zimage_tests::{repository, wait};
+use zimage_tests::node::{Stopped, kill_container};
+use zimage_tests::wait;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How long the operator's lease holds, and how much of that is left when it is renewed.
+const LEASE: Duration = Duration::from_secs(15);
+const RENEWED_BEFORE_ITS_END: Duration = Duration::from_secs(5);
 
 /// Identity and restarts of every model and gateway pod.
 async fn pods(scene: &Scene) -> Result<BTreeSet<(String, i32)>> {
@@ -81,7 +89,7 @@ async fn roll_out() -> Result<()> {
 async fn next_chart(folder: &Path) -> Result<()> {
     let copied = Command::new("cp")
         .arg("-rL")
-        .arg(repository::path("charts/zimage-operator/."))
+        .arg(chart().join("."))
         .arg(folder)
         .status()?;
     anyhow::ensure!(copied.success(), "failed to copy the chart");
@@ -91,41 +99,77 @@ async fn next_chart(folder: &Path) -> Result<()> {
         .context("failed to write Chart.yaml")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_and_an_upgrade_of_the_operator_touch_no_pod() -> anyhow::Result<()> {
-    let (client, _operator) = alone().await?;
-    let chart = repository::path("charts/zimage-operator");
-    let testserver = by_content("testserver")?;
-    upgrade(&chart, tag(&by_content("operator")?), &testserver).await?;
-    with_scene_on(client, without_image(), async |scene| {
-        let before = pods(scene).await?;
-        assert_eq!(before.len(), 3);
+/// The operator's image with a file more, known to the node: other content under another name, as a release brings it.
+async fn next_operator() -> Result<String> {
+    let script = r#"
+        work=$(mktemp -d)
+        trap 'rm -rf "$work"' EXIT
+        mkdir "$work/root"
+        tar -xOf out/images/operator.tar ./layer.tar | tar -x -C "$work/root"
+        echo next > "$work/root/etc/next"
+        images/archive "$work/root" zimage-operator:next 65532:65532 "$work/next.tar" /usr/local/bin/zimage-operator
+        "$ZIMAGE_CLUSTER" load "$ZIMAGE_CLUSTER_NAME" "$work/next.tar" >&2
+    "#;
+    Ok(bash(script, &[]).await?.trim().to_owned())
+}
 
-        operators(&scene.client)
-            .delete_collection(&DeleteParams::default(), &ListParams::default())
-            .await?;
-        roll_out().await?;
-        operator_acts(scene, 31).await?;
-        assert_eq!(pods(scene).await?, before, "after a restart");
-
-        let folder = tempfile::tempdir()?;
-        next_chart(folder.path()).await?;
-        upgrade(
-            folder.path(),
-            tag(&by_version("operator")),
-            &by_version("testserver"),
-        )
-        .await?;
-        operator_acts(scene, 32).await?;
-        assert_eq!(pods(scene).await?, before, "after an upgrade");
-        Ok(())
-    })
-    .await?;
-    install().await
+/// The images that the operator's pods run.
+async fn running(client: &Client) -> Result<BTreeSet<String>> {
+    let pods = operators(client).list(&ListParams::default()).await?;
+    let present = pods
+        .items
+        .into_iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let containers = present.flat_map(|pod| pod.spec.unwrap_or_default().containers);
+    Ok(containers.filter_map(|container| container.image).collect())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_replica_takes_over_when_the_leader_is_killed() -> anyhow::Result<()> {
+async fn a_restart_and_an_upgrade_of_the_operator_touch_no_pod() -> anyhow::Result<()> {
+    let (client, _operator) = alone().await?;
+    let ours = Images {
+        server: by_content("testserver")?,
+        ..Images::ours()?
+    };
+    restored(async {
+        upgrade(&chart(), &ours, &[]).await?;
+        with_scene_on(client, without_image(), async |scene| {
+            let before = pods(scene).await?;
+            assert_eq!(before.len(), 3);
+
+            operators(&scene.client)
+                .delete_collection(&DeleteParams::default(), &ListParams::default())
+                .await?;
+            roll_out().await?;
+            operator_acts(scene, 31).await?;
+            assert_eq!(pods(scene).await?, before, "after a restart");
+
+            let folder = tempfile::tempdir()?;
+            next_chart(folder.path()).await?;
+            let next = Images {
+                operator: next_operator().await?,
+                server: by_version("testserver"),
+                gateway: by_version("gateway"),
+            };
+            assert_ne!(tag(&next.operator), tag(&ours.operator));
+            let values = ["log.level=debug", "resources.requests.cpu=40m"];
+            upgrade(folder.path(), &next, &values).await?;
+            operator_acts(scene, 32).await?;
+            assert_eq!(
+                running(&scene.client).await?,
+                BTreeSet::from([next.operator])
+            );
+            assert_eq!(pods(scene).await?, before, "after an upgrade");
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_replica_takes_over_when_the_killed_leaders_lease_has_run_out()
+-> anyhow::Result<()> {
     let (client, _operator) = alone().await?;
     with_scene_on(client, tiers(), async |scene| {
         let leases: Api<Lease> = Api::namespaced(scene.client.clone(), NAMESPACE);
@@ -137,13 +181,22 @@ async fn a_second_replica_takes_over_when_the_leader_is_killed() -> anyhow::Resu
                 .filter(|holder| !holder.is_empty()))
         };
         let first = wait::until("a leader", PATIENCE, &holder).await?;
-        operators(&scene.client)
-            .delete(&first, &DeleteParams::default().grace_period(0))
-            .await?;
+        let leader = operators(&scene.client).get(&first).await?;
+        // A kubelet that stands still starts no process again: the leader is gone like one whose machine failed.
+        let kubelet = Stopped::new("kubelet")?;
+        kill_container(&leader).await?;
+        let killed = Instant::now();
         wait::until("another leader", PATIENCE, async || {
             Ok(holder().await?.filter(|holder| *holder != first))
         })
         .await?;
+        let took = killed.elapsed();
+        drop(kubelet);
+        assert!(
+            RENEWED_BEFORE_ITS_END - SECOND <= took,
+            "after {took:?}: the lease was given back, so this was no kill"
+        );
+        assert!(took <= LEASE + 5 * SECOND, "after {took:?}");
         scene
             .apply(&tiers().with("spec.fallback.replicas", json!(2)))
             .await?;

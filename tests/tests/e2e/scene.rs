@@ -5,6 +5,7 @@ use crate::system;
 use anyhow::{Context, Result};
 use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
@@ -174,6 +175,11 @@ impl Scene {
         Forward::start(self.pods(), &pod.name_any(), 8080).await
     }
 
+    /// The way of a client in the cluster: through the Service, to any gateway pod.
+    pub(crate) async fn service(&self) -> Result<Forward> {
+        Forward::to_service(&format!("{NAME}.{}", self.namespace), 80).await
+    }
+
     /// Every state of the split in force from now on.
     pub(crate) fn traffic(&self) -> impl Stream<Item = Result<TrafficStatus>> + use<> {
         let only = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
@@ -204,14 +210,18 @@ impl Scene {
             .with_context(|| format!("waited {limit:?} in vain for {what}"))?
     }
 
-    /// Reasons and notes of the events about the object.
-    pub(crate) async fn events(&self) -> Result<Vec<(String, String)>> {
-        let events: Api<k8s_openapi::api::events::v1::Event> =
-            Api::namespaced(self.client.clone(), &self.namespace);
+    /// The events about the object.
+    pub(crate) async fn raw_events(&self) -> Result<Vec<Event>> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let about = ListParams::default().fields(&format!(
             "regarding.name={NAME},regarding.kind=ZImageDeployment"
         ));
-        let events = events.list(&about).await?.items.into_iter();
+        Ok(events.list(&about).await?.items)
+    }
+
+    /// Reasons and notes of the events about the object.
+    pub(crate) async fn events(&self) -> Result<Vec<(String, String)>> {
+        let events = self.raw_events().await?.into_iter();
         Ok(events
             .map(|event| {
                 (

@@ -2,8 +2,10 @@
 
 use crate::images::{by_content, tag};
 use anyhow::Result;
+use futures::FutureExt;
 use kube::Client;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::{Path, PathBuf};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use zimage_tests::cluster;
 use zimage_tests::commands::helm;
@@ -22,7 +24,7 @@ pub(crate) async fn shared() -> Result<(Client, RwLockReadGuard<'static, ()>)> {
     Ok((ready().await?, guard))
 }
 
-/// A cluster with the operator, which this test alone may stop or replace. It leaves it as [`install`] does.
+/// A cluster with the operator, which this test alone may stop or replace. It leaves it as it was ([`restored`]).
 pub(crate) async fn alone() -> Result<(Client, RwLockWriteGuard<'static, ()>)> {
     let guard = OPERATOR.write().await;
     Ok((ready().await?, guard))
@@ -34,24 +36,48 @@ async fn ready() -> Result<Client> {
     Ok(client)
 }
 
-/// Installs this checkout's chart and images, or goes back to them.
-pub(crate) async fn install() -> Result<()> {
-    let server = by_content("server")?;
-    upgrade(
-        &repository::path("charts/zimage-operator"),
-        tag(&by_content("operator")?),
-        &server,
-    )
-    .await
+/// This checkout's chart.
+pub(crate) fn chart() -> PathBuf {
+    repository::path("charts/zimage-operator")
 }
 
-/// `helm upgrade --install` of a chart with an operator image's tag and a default image for new server pods.
-pub(crate) async fn upgrade(chart: &Path, operator_tag: &str, server_image: &str) -> Result<()> {
+/// Images by their full names: the operator's own, and the defaults of new server and gateway pods.
+#[derive(Clone)]
+pub(crate) struct Images {
+    pub(crate) operator: String,
+    pub(crate) server: String,
+    pub(crate) gateway: String,
+}
+
+impl Images {
+    /// The images under test.
+    pub(crate) fn ours() -> Result<Self> {
+        Ok(Self {
+            operator: by_content("operator")?,
+            server: by_content("server")?,
+            gateway: by_content("gateway")?,
+        })
+    }
+}
+
+async fn install() -> Result<()> {
+    upgrade(&chart(), &Images::ours()?, &[]).await
+}
+
+/// Runs a test that changes the installation, and installs this checkout's again, however the test ends.
+pub(crate) async fn restored(test: impl Future<Output = Result<()>>) -> Result<()> {
+    let outcome = AssertUnwindSafe(Box::pin(test)).catch_unwind().await;
+    install().await?;
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// `helm upgrade --install` of a chart with these images and further values.
+pub(crate) async fn upgrade(chart: &Path, images: &Images, values: &[&str]) -> Result<()> {
     let chart = chart.display().to_string();
-    let values = [
-        format!("image.tag={operator_tag}"),
-        format!("serverImage={server_image}"),
-        format!("gatewayImage={}", by_content("gateway")?),
+    let images = [
+        format!("image.tag={}", tag(&images.operator)),
+        format!("serverImage={}", images.server),
+        format!("gatewayImage={}", images.gateway),
     ];
     let mut arguments = vec![
         "upgrade",
@@ -63,8 +89,11 @@ pub(crate) async fn upgrade(chart: &Path, operator_tag: &str, server_image: &str
         "--create-namespace",
     ];
     arguments.extend(["--wait", "--timeout", "3m"]);
-    for value in &values {
-        arguments.extend(["--set-string", value]);
+    for image in &images {
+        arguments.extend(["--set-string", image]);
+    }
+    for value in values {
+        arguments.extend(["--set", value]);
     }
     helm(&arguments).await?;
     Ok(())

@@ -33,20 +33,22 @@ pub(crate) const RELIEVED: Reported = Reported {
 
 /// Makes every pod of a tier report `load` from now on.
 pub(crate) async fn report(scene: &Scene, tier: Tier, load: Reported) -> Result<()> {
+    let fields = json!({"gpu_utilization": load.utilization, "requests_waiting": load.waiting});
+    control(scene, tier, &fields).await
+}
+
+/// Changes what every pod of a tier claims or does.
+pub(crate) async fn control(scene: &Scene, tier: Tier, fields: &Value) -> Result<()> {
     for pod in scene.server_pods(tier).await? {
-        let control = Forward::start(scene.pods(), &pod.name_any(), CONTROL_PORT).await?;
-        put(
-            &control,
-            &json!({"gpu_utilization": load.utilization, "requests_waiting": load.waiting}),
-        )
-        .await?;
+        let way = Forward::start(scene.pods(), &pod.name_any(), CONTROL_PORT).await?;
+        put(&way, fields).await?;
     }
     Ok(())
 }
 
-async fn put(control: &Forward, fields: &Value) -> Result<()> {
+async fn put(way: &Forward, fields: &Value) -> Result<()> {
     let response = reqwest::Client::new()
-        .put(control.url("/control"))
+        .put(way.url("/control"))
         .json(fields)
         .send()
         .await?;
