@@ -3,7 +3,7 @@
 /// A condition type of `status.conditions`. Each is present from the first reconciliation on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// The spec passed every check that the API server cannot make.
+    /// The spec is valid and every child is as it asks for.
     Accepted,
     /// The primary tier has at least one ready pod.
     PrimaryReady,
@@ -39,8 +39,10 @@ impl ConditionType {
 pub enum Reason {
     /// The spec is valid and acted upon.
     Valid,
-    /// The spec has a fault that CEL cannot express; nothing was applied.
+    /// The API server refuses what the spec asks for: a fault that CEL cannot express.
     InvalidSpec,
+    /// The API server refuses a child for a cause outside the spec (quota, rights, a webhook); it is tried again.
+    ApplyFailed,
     /// `spec.paused` is true; nothing was applied.
     Paused,
     /// Everything that the condition asks for is there.
@@ -91,6 +93,7 @@ impl Reason {
         match self {
             Self::Valid => "Valid",
             Self::InvalidSpec => "InvalidSpec",
+            Self::ApplyFailed => "ApplyFailed",
             Self::Paused => "Paused",
             Self::Available => "Available",
             Self::Progressing => "Progressing",

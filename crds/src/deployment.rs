@@ -39,15 +39,15 @@ use serde::{Deserialize, Serialize};
     "traffic.weights.primary must be above 0 when there is no fallback tier"
 ))]
 pub struct ZImageDeploymentSpec {
-    /// The tier that normally gets most requests.
+    /// Required. The tier that normally gets most requests.
     pub primary: TierSpec,
     /// The tier that takes over while the primary is saturated, unhealthy or being replaced. Unset: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<TierSpec>,
-    /// The pods that route requests to the tiers.
+    /// The pods that route requests to the tiers. Unset: each field has its default.
     #[serde(default)]
     pub gateway: GatewaySpec,
-    /// How requests are split between the tiers.
+    /// How requests are split between the tiers. Unset: each field has its default.
     #[serde(default)]
     pub traffic: TrafficSpec,
     /// True: the operator changes nothing for this object, neither pods nor weights. Default: false.
@@ -62,7 +62,7 @@ pub struct GatewaySpec {
     /// Gateway pods. 1 to 100, default 2.
     #[schemars(range(min = 1, max = 100))]
     pub replicas: i32,
-    /// Container image. Unset: what the gateway already runs, and for a new one the operator's default.
+    /// Container image, 1 to 1024 characters. Unset: what the gateway already runs, and for a new one the operator's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
@@ -72,7 +72,7 @@ pub struct GatewaySpec {
     /// CPU and memory of each pod. Unset: requests of 100m CPU and 64Mi memory, memory limit 256Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Where pods may run.
+    /// Where pods may run; each field is passed to the pod as it is. Unset: wherever Kubernetes finds room.
     pub scheduling: SchedulingSpec,
 }
 

@@ -22,6 +22,9 @@ mod status;
 mod tier;
 mod traffic;
 
+#[cfg(test)]
+mod documentation;
+
 pub use condition::{ConditionType, Reason};
 pub use deployment::{GatewaySpec, ZImageDeployment, ZImageDeploymentSpec};
 pub use status::{TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};

@@ -29,14 +29,6 @@ impl Tier {
             Self::Fallback => "fallback",
         }
     }
-
-    /// The other tier.
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Primary => Self::Fallback,
-            Self::Fallback => Self::Primary,
-        }
-    }
 }
 
 impl fmt::Display for Tier {
@@ -68,10 +60,10 @@ impl Variant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PersistentVolumeClaimSource {
-    /// Name of the claim, in the namespace of the `ZImageDeployment`. Mounted read-only.
+    /// Required. Name of the claim, in the namespace of the `ZImageDeployment`, 1 to 253 characters. Mounted read-only.
     #[schemars(length(min = 1, max = 253))]
     pub claim_name: String,
-    /// Folder of the checkpoint inside the volume. Unset: the volume's root.
+    /// Folder of the checkpoint inside the volume: relative, without `..`, 1 to 1024 characters. Unset: the volume's root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = (
@@ -85,7 +77,7 @@ pub struct PersistentVolumeClaimSource {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSource {
-    /// A volume claim that holds the checkpoint in the Hugging Face layout (`model_index.json` and its folders).
+    /// Required. A volume claim that holds the checkpoint in the Hugging Face layout (`model_index.json` and its folders).
     pub persistent_volume_claim: PersistentVolumeClaimSource,
 }
 
@@ -93,9 +85,10 @@ pub struct ModelSource {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
-    /// `Turbo` or `Base`: decides the model's name and the defaults for steps and guidance.
+    /// Required. `Turbo` (8 forwards an image, no guidance) or `Base` (50 steps with guidance, 100 forwards): decides the
+    /// model's name and the defaults for steps and guidance.
     pub variant: Variant,
-    /// Where the checkpoint comes from.
+    /// Required. Where the checkpoint comes from.
     pub source: ModelSource,
 }
 
@@ -127,14 +120,16 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GpuSpec {
-    /// Value of the node label `nvidia.com/gpu.product` to run on, such as `NVIDIA-H800`. Unset: any GPU.
+    /// Value of the node label `nvidia.com/gpu.product` to run on, such as `NVIDIA-H800`, 1 to 63 characters. Unset: any
+    /// GPU.
+    // Not nullable: a rule of the tier compares it, and the API server takes a null out then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(with = "String", length(min = 1, max = 63))]
     pub product: Option<String>,
-    /// GPUs a pod. 1 to 8, default 1.
-    #[schemars(range(min = 1, max = 8))]
+    /// GPUs a pod. 1 alone, default 1: the engine computes on one GPU; more follows when it uses more.
+    #[schemars(range(min = 1, max = 1))]
     pub count: i32,
-    /// Extended resource that the device plugin offers. Default: `nvidia.com/gpu`.
+    /// Extended resource that the device plugin offers, 3 to 253 characters with a `/`. Default: `nvidia.com/gpu`.
     #[schemars(length(min = 3, max = 253))]
     #[schemars(extend("x-kubernetes-validations" = [{
         "rule": "self.contains('/')",
@@ -157,7 +152,8 @@ impl Default for GpuSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EngineSpec {
-    /// Number format of weights and activations. Default: `Auto`.
+    /// Number format of weights and activations: `Float32` (on the CPU alone), `Bfloat16` (on a GPU alone), or `Auto`, the
+    /// device's own. Default: `Auto`.
     pub precision: Precision,
     /// Images computed together at the most. 1 to 16, default 1: at 1024x1024 one image fills a GPU.
     #[schemars(range(min = 1, max = 16))]
@@ -181,65 +177,91 @@ impl Default for EngineSpec {
     }
 }
 
-/// Where pods may run. Each field is passed to the pod as it is; unset means Kubernetes' default.
+/// Where pods may run. Each field is passed to the pod as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SchedulingSpec {
-    /// Labels that a node must have, besides the GPU product.
+    /// Labels that a node must have, besides the GPU product; at most 32. Unset: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that pods accept.
+    /// Taints that pods accept, besides the one named like the GPU's resource; at most 32. Unset: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// Node and pod affinity.
+    /// Node and pod affinity. Unset: none; pods are spread over nodes as far as there is room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Runtime class, such as `nvidia`.
+    /// Runtime class, such as `nvidia`, 1 to 253 characters. Unset: the node's default runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub runtime_class_name: Option<String>,
-    /// Priority class.
+    /// Priority class, 1 to 253 characters. Unset: the cluster's default class, or priority 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Secrets for pulling the image.
+    /// Secrets of the namespace for pulling the image, at most 16. Unset: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
 }
 
 /// One tier of server pods.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "self.engine.precision != 'Bfloat16' || self.device == 'Cuda' \
+         || (self.device == 'Auto' && has(self.gpu) && self.gpu != null)",
+        "engine.precision Bfloat16 needs a GPU, for the CPU computes in float32: set gpu, or take Auto"
+    ),
+    validation = (
+        "self.engine.precision != 'Float32' || self.device == 'Cpu' \
+         || (self.device == 'Auto' && (!has(self.gpu) || self.gpu == null))",
+        "engine.precision Float32 needs the CPU, for a GPU computes in bfloat16: set device Cpu, or take Auto"
+    ),
+    validation = (
+        "!has(self.gpu) || self.gpu == null || !has(self.resources) || self.resources == null \
+         || !((has(self.resources.limits) && self.gpu.resourceName in self.resources.limits) \
+         || (has(self.resources.requests) && self.gpu.resourceName in self.resources.requests))",
+        "resources must not name the resource of gpu.resourceName: it is asked for by gpu.count"
+    ),
+    validation = (
+        "!has(self.gpu) || self.gpu == null || !has(self.gpu.product) \
+         || !has(self.scheduling.nodeSelector) || !('nvidia.com/gpu.product' in self.scheduling.nodeSelector) \
+         || self.scheduling.nodeSelector['nvidia.com/gpu.product'] == self.gpu.product",
+        "scheduling.nodeSelector must not contradict gpu.product: take nvidia.com/gpu.product out of it"
+    )
+)]
 pub struct TierSpec {
-    /// The model that the tier serves.
+    /// Required. The model that the tier serves.
     pub model: ModelSpec,
     /// Pods of the tier. 0 to 1000, default 1. For the primary tier this is the scale subresource's value.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// Container image. Unset: what the tier already runs, and for a new tier the operator's default.
+    /// Container image, 1 to 1024 characters. Unset: what the tier already runs; for a new tier, and for one that gets or
+    /// loses its GPU, the operator's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
-    /// What pods compute on. Default: `Auto`.
+    /// What pods compute on: `Cuda` (a pod without a GPU fails), `Cpu`, or `Auto`, which is CUDA when the tier has a `gpu`
+    /// and the CPU otherwise. Default: `Auto`.
     #[serde(default)]
     pub device: Device,
-    /// GPUs of each pod. Unset: none.
+    /// The GPU of each pod. Unset: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
-    /// Options of the inference engine.
+    /// Options of the inference engine. Unset: each has its default.
     #[serde(default)]
     pub engine: EngineSpec,
-    /// CPU and memory of each pod; GPUs are added from `gpu`. Unset: no requests and no limits.
+    /// CPU and memory of each pod; GPUs come from `gpu` alone. Unset: no requests and no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Where pods may run.
+    /// Where pods may run; each field is passed to the pod as it is. Unset: wherever Kubernetes finds room.
     #[serde(default)]
     pub scheduling: SchedulingSpec,
-    /// Further environment variables of the server.
+    /// Further environment variables of the server, at most 64. Unset: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub env: Vec<EnvVar>,

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.primary + self.fallback > 0", "at least one weight must be above 0"))]
 pub struct Weights {
-    /// Share of the primary tier, 0 to 100.
+    /// Required. Share of the primary tier, 0 to 100.
     #[schemars(range(min = 0, max = 100))]
     pub primary: i32,
-    /// Share of the fallback tier, 0 to 100.
+    /// Required. Share of the fallback tier, 0 to 100.
     #[schemars(range(min = 0, max = 100))]
     pub fallback: i32,
 }
@@ -47,7 +47,8 @@ pub enum ShiftTrigger {
     "message": "returnBelowPercent must be lower than utilizationPercent, or traffic would flap"
 }]))]
 pub struct ShiftSpec {
-    /// What counts as saturated. Default: `UtilizationAndQueue`.
+    /// What counts as saturated: GPU utilisation above the limit and a request that waits (`UtilizationAndQueue`), or
+    /// utilisation whatever the queue (`Utilization`). Default: `UtilizationAndQueue`.
     pub trigger: ShiftTrigger,
     /// Mean GPU utilisation of the tier's ready pods, in percent, above which it is saturated. 1 to 99, default 98.
     #[schemars(range(min = 1, max = 99))]
@@ -93,11 +94,11 @@ impl Default for ShiftSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficSpec {
-    /// Who routes the requests. Default: `Proxy`.
+    /// Who routes the requests: the project's own gateway (`Proxy`). Default: `Proxy`.
     pub mode: TrafficMode,
     /// Weights in normal operation. Default: primary 90, fallback 10. Without a fallback tier all goes to the primary.
     pub weights: Weights,
-    /// When and where traffic shifts while the primary tier is saturated.
+    /// When and where traffic shifts while the primary tier is saturated. Unset: each field has its default.
     pub shift: ShiftSpec,
 }
 

@@ -98,14 +98,80 @@ fn a_gpu_resource_is_an_extended_one() {
     refuses(&resource("cpu"), "extended resource");
 }
 
+#[test]
+fn a_precision_is_one_that_the_device_computes_in() {
+    let tier = |device: &str, gpu: Value, precision: &str| {
+        valid()
+            .with("spec.primary.device", json!(device))
+            .with("spec.primary.gpu", gpu)
+            .with("spec.primary.engine", json!({"precision": precision}))
+    };
+    let none = Value::Null;
+    for (device, gpu) in [
+        ("Auto", json!({})),
+        ("Cuda", json!({})),
+        ("Cuda", none.clone()),
+    ] {
+        accepts(&tier(device, gpu.clone(), "Auto"));
+        accepts(&tier(device, gpu.clone(), "Bfloat16"));
+        refuses(&tier(device, gpu, "Float32"), "needs the CPU");
+    }
+    for (device, gpu) in [("Auto", none.clone()), ("Cpu", none), ("Cpu", json!({}))] {
+        accepts(&tier(device, gpu.clone(), "Auto"));
+        accepts(&tier(device, gpu.clone(), "Float32"));
+        refuses(&tier(device, gpu, "Bfloat16"), "needs a GPU");
+    }
+}
+
+#[test]
+fn gpus_are_counted_in_one_place() {
+    let named = |kind: &str, name: &str| {
+        valid()
+            .with(
+                "spec.primary.gpu",
+                json!({"resourceName": "example.com/gpu"}),
+            )
+            .with(
+                &format!("spec.primary.resources.{kind}"),
+                json!({ name: "1" }),
+            )
+    };
+    for kind in ["limits", "requests"] {
+        accepts(&named(kind, "cpu"));
+        accepts(&named(kind, "nvidia.com/gpu"));
+        refuses(&named(kind, "example.com/gpu"), "asked for by gpu.count");
+        accepts(&named(kind, "example.com/gpu").without("spec.primary.gpu"));
+    }
+}
+
+#[test]
+fn a_node_selector_does_not_contradict_the_gpu() {
+    let selected = |labels: Value| {
+        valid()
+            .with("spec.primary.gpu", json!({"product": "NVIDIA-H800"}))
+            .with("spec.primary.scheduling.nodeSelector", labels)
+    };
+    accepts(&selected(json!({"example.com/pool": "a"})));
+    accepts(&selected(json!({"nvidia.com/gpu.product": "NVIDIA-H800"})));
+    let other = selected(json!({"nvidia.com/gpu.product": "NVIDIA-A10G"}));
+    refuses(&other, "contradict gpu.product");
+    accepts(&other.without("spec.primary.gpu.product"));
+}
+
 /// `kubectl` sends an explicit null where a template left a field empty.
 #[test]
-fn an_explicit_null_for_the_fallback_is_no_error_of_a_rule() -> Result<()> {
-    let object: ZImageDeployment = serde_json::from_value(valid().without("spec.fallback"))?;
-    let manifest = serde_json::to_value(object)?.with("spec.fallback", Value::Null);
+fn an_explicit_null_is_no_error_of_a_rule() -> Result<()> {
     let crd = documents::parse(&repository::read("crds/yaml/zimagedeployments.yaml"))?.remove(0);
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    let faults = Validator::new().validate(schema, &manifest, None).err();
-    assert!(faults.is_none(), "{faults:?}");
+    for (manifest, path) in [
+        (valid().without("spec.fallback"), "spec.fallback"),
+        (valid(), "spec.primary.gpu"),
+        (valid(), "spec.primary.resources"),
+    ] {
+        let object: ZImageDeployment = serde_json::from_value(manifest)?;
+        let manifest = serde_json::to_value(object)?.with(path, Value::Null);
+        let faults = Validator::new().validate(schema, &manifest, None).err();
+        assert!(faults.is_none(), "{path}: {faults:?}");
+    }
     Ok(())
 }

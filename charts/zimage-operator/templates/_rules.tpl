@@ -27,7 +27,7 @@
   resources: [endpointslices]
   verbs: [get, list, watch]
 - apiGroups: [""]
-  resources: [pods, persistentvolumeclaims]
+  resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -2,7 +2,7 @@
 
 use crate::{create, with_api};
 use kube::Api;
-use serde_json::json;
+use serde_json::{Value, json};
 use zimage_crds::ZImageDeployment;
 use zimage_tests::documents::parse;
 use zimage_tests::manifest::{Change, valid};
@@ -61,6 +61,23 @@ async fn the_operators_types_read_what_the_api_server_stores() -> anyhow::Result
 async fn the_fallback_is_optional() -> anyhow::Result<()> {
     with_api(async |client, namespace| {
         create(&client, &namespace, &valid().without("spec.fallback")).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Templates leave them where there is nothing to fill in.
+#[tokio::test]
+async fn explicit_nulls_are_accepted() -> anyhow::Result<()> {
+    with_api(async |client, namespace| {
+        let selected = json!({"nvidia.com/gpu.product": "NVIDIA-A10G"});
+        let manifest = valid()
+            .with("spec.fallback", Value::Null)
+            .with("spec.primary.image", Value::Null)
+            .with("spec.primary.resources", Value::Null)
+            .with("spec.primary.gpu.product", Value::Null)
+            .with("spec.primary.scheduling.nodeSelector", selected);
+        create(&client, &namespace, &manifest).await?;
         Ok(())
     })
     .await

@@ -45,8 +45,8 @@ async fn numbers_out_of_bounds() -> anyhow::Result<()> {
             &["spec.primary.gpu.count", "greater than or equal to 1"],
         ),
         (
-            above("spec.fallback.gpu.count", 9),
-            &["spec.fallback.gpu.count", "less than or equal to 8"],
+            above("spec.fallback.gpu.count", 2),
+            &["spec.fallback.gpu.count", "less than or equal to 1"],
         ),
         (
             above("spec.primary.engine.maxBatchSize", 0),
@@ -205,6 +205,48 @@ async fn paths_that_leave_the_volume() -> anyhow::Result<()> {
         (valid().with(path, json!("a/../../b")), &[path, rule]),
         (valid().with(path, json!("..")), &[path, rule]),
         (valid().with(path, json!("")), &[path, "at least 1"]),
+    ])
+    .await
+}
+
+#[tokio::test]
+async fn tiers_that_no_pod_can_serve() -> anyhow::Result<()> {
+    let gpu = json!({"product": "NVIDIA-H800"});
+    let with_gpu = || valid().with("spec.primary.gpu", gpu.clone());
+    let resources = "resources must not name the resource of gpu.resourceName";
+    refuses(vec![
+        (
+            valid().with("spec.fallback.engine", json!({"precision": "Bfloat16"})),
+            &["spec.fallback", "engine.precision Bfloat16 needs a GPU"],
+        ),
+        (
+            with_gpu().with("spec.primary.engine", json!({"precision": "Float32"})),
+            &["spec.primary", "engine.precision Float32 needs the CPU"],
+        ),
+        (
+            with_gpu().with(
+                "spec.primary.resources.limits",
+                json!({"nvidia.com/gpu": "1"}),
+            ),
+            &["spec.primary", resources],
+        ),
+        (
+            with_gpu().with(
+                "spec.primary.resources.requests",
+                json!({"nvidia.com/gpu": "1"}),
+            ),
+            &["spec.primary", resources],
+        ),
+        (
+            with_gpu().with(
+                "spec.primary.scheduling.nodeSelector",
+                json!({"nvidia.com/gpu.product": "NVIDIA-A10G"}),
+            ),
+            &[
+                "spec.primary",
+                "scheduling.nodeSelector must not contradict gpu.product",
+            ],
+        ),
     ])
     .await
 }
