@@ -57,3 +57,55 @@ pub async fn serve(
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, Request};
+    use std::net::Ipv4Addr;
+    use tower::ServiceExt;
+
+    async fn get(router: Router, path: &str) -> (StatusCode, HeaderMap, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        (head.status, head.headers, text)
+    }
+
+    #[tokio::test]
+    async fn the_process_lives_before_it_is_ready() {
+        let (ready, is_ready) = watch::channel(false);
+        let status = async |path| get(probes(is_ready.clone()), path).await.0;
+        assert_eq!(status("/healthz").await, StatusCode::OK);
+        assert_eq!(status("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+        ready.send_replace(true);
+        assert_eq!(status("/readyz").await, StatusCode::OK);
+        assert_eq!(status("/metrics").await, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn figures_are_in_the_openmetrics_format() {
+        let figures = Arc::new(Metrics::new());
+        figures.leads(true);
+        let (status, headers, text) = get(metrics(figures), "/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        let kind = headers[header::CONTENT_TYPE].to_str().unwrap();
+        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+        assert!(text.contains("zimage_operator_leader 1\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn serving_ends_when_it_is_asked_to_and_fails_where_another_listens() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        serve(free, Router::new(), stop.clone()).await.unwrap();
+        let other = TcpListener::bind(free).await.unwrap();
+        let taken = other.local_addr().unwrap();
+        serve(taken, Router::new(), stop).await.unwrap_err();
+    }
+}

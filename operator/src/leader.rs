@@ -62,3 +62,92 @@ impl Election {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_api::{self, Call, refusal};
+    use axum::http::Method;
+    use clap::Parser;
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The lease of an API server; `None` before anybody made one.
+    type Lease = Arc<Mutex<Option<Value>>>;
+
+    fn api(lease: &Lease) -> Client {
+        let lease = Arc::clone(lease);
+        fake_api::client(move |call| answer(&mut lease.lock().unwrap(), call))
+    }
+
+    fn answer(lease: &mut Option<Value>, call: Call) -> (u16, Value) {
+        match (call.method, lease) {
+            (Method::GET, None) => refusal(404, "not found"),
+            (Method::POST, lease) => (201, lease.insert(call.body).clone()),
+            (Method::PATCH, Some(lease)) => {
+                for (name, value) in call.body["spec"].as_object().unwrap() {
+                    lease["spec"][name] = value.clone();
+                }
+                (200, lease.clone())
+            }
+            (_, Some(lease)) => (200, lease.clone()),
+            (method, None) => panic!("{method} of no lease"),
+        }
+    }
+
+    fn held_by(holder: &str, since: Timestamp) -> Lease {
+        let spec = json!({"holderIdentity": holder, "renewTime": since.to_string(), "acquireTime": since.to_string(),
+            "leaseDurationSeconds": DURATION, "leaseTransitions": 1});
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": LEASE}, "spec": spec});
+        Arc::new(Mutex::new(Some(lease)))
+    }
+
+    fn holder(lease: &Lease) -> Option<String> {
+        let lease = lease.lock().unwrap();
+        let holder = lease.as_ref()?["spec"]["holderIdentity"].as_str();
+        holder.map(str::to_owned)
+    }
+
+    async fn stand(lease: &Lease) -> Election {
+        let args = Args::parse_from(["zimage-operator", "--identity=me"]);
+        Election::start(api(lease), &args).await.unwrap()
+    }
+
+    async fn wins(election: &mut Election, within: Duration) -> bool {
+        let won = tokio::time::timeout(within, election.won()).await;
+        won.unwrap_or(false)
+    }
+
+    #[tokio::test]
+    async fn the_first_one_leads_and_gives_the_lease_back_at_its_end() {
+        let lease = Lease::default();
+        let mut election = stand(&lease).await;
+        assert!(wins(&mut election, PATIENCE).await);
+        assert_eq!(holder(&lease).as_deref(), Some("me"));
+        election.release().await.unwrap();
+        assert_eq!(holder(&lease), None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_leader_is_replaced() {
+        let lease = held_by(
+            "other",
+            Timestamp::now() - Duration::from_secs(DURATION + 1),
+        );
+        let mut election = stand(&lease).await;
+        assert!(wins(&mut election, PATIENCE).await);
+        assert_eq!(holder(&lease).as_deref(), Some("me"));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_renews_is_not_replaced() {
+        let lease = held_by("other", Timestamp::now());
+        let mut election = stand(&lease).await;
+        assert!(!wins(&mut election, Duration::from_secs(1)).await);
+        assert_eq!(holder(&lease).as_deref(), Some("other"));
+    }
+}

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use zimage_crds::{TrafficStatus, ZImageDeployment};
 
+pub use exposition::{UTILIZATION, WAITING};
 pub use sample::{PodTarget, TierTargets};
 
 type DeploymentRef = ObjectRef<ZImageDeployment>;

@@ -1,11 +1,15 @@
 //! One reconciliation: what exists, what is wanted, the difference applied, and what there is to say about it.
+//!
+//! A spec that cannot be is refused by the API server, by the rules of the CRD or those of the children.
 
 mod apply;
 pub mod build;
 pub mod dereference;
 mod events;
 mod status;
-mod validate;
+
+#[cfg(test)]
+mod tests;
 
 use crate::args::DefaultImages;
 use crate::metrics::Metrics;
@@ -20,10 +24,13 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
+use status::Fault;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
+
+pub use status::MODEL_INVALID;
 
 /// Port of the servers' metrics.
 const METRICS_PORT: u16 = 9090;
@@ -78,25 +85,32 @@ async fn reconcile_one(owner: &ZImageDeployment, context: &Context) -> Result<()
     }
     let now = whole_seconds(Timestamp::now());
     let before = context.last_status(owner);
-    let after = if owner.spec.paused {
-        status::of_paused(owner, &before, now)
-    } else {
-        let existing = context.caches.existing(owner);
-        let outcome = context.apply(owner, &existing).await?;
-        // A fault of the spec leaves the pods alone, not the traffic: it still follows their readiness.
-        let decision = context.decide(owner, &existing, &before);
-        context.metrics.decided(owner, &decision);
-        let seen = status::Seen::new(owner, &outcome.children, &existing, &decision);
-        status::of(owner, &seen, outcome.fault.as_deref(), &before, now)
-    };
-    context.update_status(owner, &before, after).await
+    if owner.spec.paused {
+        let after = status::of_paused(owner, &before, now);
+        return context.update_status(owner, &before, after).await;
+    }
+    let existing = context.caches.existing(owner);
+    let applied = context.apply(owner, &existing).await;
+    // A refusal leaves the pods alone, not the traffic: it still follows their readiness.
+    let decision = context.decide(owner, &existing, &before);
+    context.metrics.decided(owner, &decision);
+    let fault = applied.as_ref().err().map(Fault::of);
+    let children = applied.as_ref().unwrap_or(&existing.children);
+    let seen = status::Seen::new(owner, children, &existing, &decision);
+    let after = status::of(owner, &seen, fault.as_ref(), &before, now);
+    context.update_status(owner, &before, after).await?;
+    match applied {
+        // Only another spec helps.
+        Err(error) if error.is_of_the_spec() => Ok(()),
+        applied => applied.map(drop),
+    }
 }
 
-/// The children after an attempt to apply the spec.
-struct Outcome {
-    children: Vec<Arc<DynamicObject>>,
-    /// Why the spec was not, or not wholly, applied.
-    fault: Option<String>,
+impl ReconcileError {
+    /// Whether the API server takes a child for invalid: what the spec asks for cannot be.
+    fn is_of_the_spec(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(refusal)) if refusal.code == 422)
+    }
 }
 
 impl Context {
@@ -108,33 +122,16 @@ impl Context {
         last.cloned().unwrap_or_default()
     }
 
+    /// The children as they are then.
     async fn apply(
         &self,
         owner: &ZImageDeployment,
         existing: &Existing,
-    ) -> Result<Outcome, ReconcileError> {
-        let refused = |fault| Outcome {
-            children: existing.children.clone(),
-            fault: Some(fault),
-        };
-        if let Err(fault) = validate::validate(&owner.spec) {
-            return Ok(refused(fault));
-        }
+    ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
         let wanted = build::children(owner, existing.images(owner, &self.images))?;
-        match apply::apply(&self.client, wanted, existing).await {
-            Ok(children) => {
-                apply::prune(&self.client, &children, existing).await?;
-                Ok(Outcome {
-                    children,
-                    fault: None,
-                })
-            }
-            Err(kube::Error::Api(refusal)) if refusal.code == 422 => Ok(refused(format!(
-                "the API server refuses what the spec asks for: {}",
-                refusal.message
-            ))),
-            Err(error) => Err(error.into()),
-        }
+        let children = apply::apply(&self.client, wanted, existing).await?;
+        apply::prune(&self.client, &children, existing).await?;
+        Ok(children)
     }
 
     fn decide(

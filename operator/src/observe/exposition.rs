@@ -1,7 +1,12 @@
-//! The three figures that the policy needs, out of Prometheus' text exposition format.
+//! The figures that the policy needs, out of Prometheus' text exposition format.
 //!
-//! Follows <https://prometheus.io/docs/instrumenting/exposition_formats/>; every line that is not one of the three
-//! families is passed over, so that a server may expose whatever else it likes.
+//! Follows <https://prometheus.io/docs/instrumenting/exposition_formats/>; every line that is of no family of theirs
+//! is passed over, so that a server may expose whatever else it likes.
+
+/// Share of the time in which a GPU ran a kernel, 0 to 1, one sample for each GPU.
+pub const UTILIZATION: &str = "zimage_gpu_utilization_ratio";
+/// Requests that wait.
+pub const WAITING: &str = "zimage_requests_waiting";
 
 /// What one pod reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -19,14 +24,13 @@ pub(super) fn parse(text: &str) -> Figures {
             .filter_map(move |line| value(line, family))
             .filter(|value| value.is_finite())
     };
-    let (sum, count) = values("zimage_gpu_utilization_ratio")
-        .fold((0.0, 0_u32), |(sum, count), value| {
-            (sum + value.clamp(0.0, 1.0), count + 1)
-        });
+    let (sum, count) = values(UTILIZATION).fold((0.0, 0_u32), |(sum, count), value| {
+        (sum + value.clamp(0.0, 1.0), count + 1)
+    });
     Figures {
         utilization: (count > 0).then(|| sum / f64::from(count)),
         // Saturating: a negative or huge gauge becomes the nearest count.
-        waiting: values("zimage_requests_waiting").sum::<f64>() as u64,
+        waiting: values(WAITING).sum::<f64>() as u64,
     }
 }
 

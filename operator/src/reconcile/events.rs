@@ -4,8 +4,9 @@ use kube::runtime::events::{Event, EventType};
 use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
 
 /// Reasons that need somebody's attention.
-const WARNINGS: [Reason; 15] = [
+const WARNINGS: [Reason; 14] = [
     Reason::InvalidSpec,
+    Reason::ApplyFailed,
     Reason::InsufficientGpu,
     Reason::Unschedulable,
     Reason::PodCreationFailed,
@@ -18,8 +19,6 @@ const WARNINGS: [Reason; 15] = [
     Reason::PrimaryUnavailable,
     Reason::FallbackUnavailable,
     Reason::BothUnavailable,
-    Reason::Stale,
-    Reason::NoGpu,
 ];
 /// Conditions whose change is told. `Ready` repeats what one of these says, and figures that come and go are no event.
 const TOLD: [ConditionType; 4] = [

@@ -6,6 +6,7 @@ mod trouble;
 #[cfg(test)]
 mod tests;
 
+use super::ReconcileError;
 use super::build::{Part, tier_spec};
 use super::dereference::Existing;
 use crate::observe::Decision;
@@ -21,6 +22,8 @@ use zimage_crds::{
     ConditionType, Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment,
     ZImageDeploymentStatus,
 };
+
+pub use trouble::MODEL_INVALID;
 
 /// One part: its Deployment and its pods.
 pub(super) struct Parts<'a> {
@@ -138,11 +141,37 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The status of a deployment. `fault`: why its spec was not applied; what ran before goes on.
+/// Why the spec was not, or not wholly, applied.
+pub(super) struct Fault {
+    reason: Reason,
+    message: String,
+}
+
+impl Fault {
+    /// What a failed attempt to apply the spec means.
+    pub(super) fn of(error: &ReconcileError) -> Self {
+        Self {
+            reason: if error.is_of_the_spec() {
+                Reason::InvalidSpec
+            } else {
+                Reason::ApplyFailed
+            },
+            message: match error {
+                ReconcileError::Api(kube::Error::Api(refusal)) => format!(
+                    "the API server refuses what the spec asks for: {}",
+                    refusal.message
+                ),
+                other => other.to_string(),
+            },
+        }
+    }
+}
+
+/// The status of a deployment. With a `fault` what ran before goes on.
 pub(super) fn of(
     owner: &ZImageDeployment,
     seen: &Seen<'_>,
-    fault: Option<&str>,
+    fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
     now: Timestamp,
 ) -> ZImageDeploymentStatus {

@@ -1,7 +1,7 @@
 //! The conditions of a deployment. Pure.
 
 use super::trouble;
-use super::{Parts, Seen};
+use super::{Fault, Parts, Seen};
 use crate::traffic::Load;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -58,17 +58,17 @@ impl Verdict {
     }
 }
 
-/// All conditions. `fault`: why the spec was not applied.
+/// All conditions.
 pub(super) fn verdicts(
     owner: &ZImageDeployment,
     seen: &Seen<'_>,
-    fault: Option<&str>,
+    fault: Option<&Fault>,
 ) -> Vec<(ConditionType, Verdict)> {
     let primary = tier_ready(seen, Tier::Primary);
     let fallback = tier_ready(seen, Tier::Fallback);
     let traffic = traffic_ready(seen, [&primary, &fallback]);
     let accepted = match fault {
-        Some(fault) => Verdict::no(Reason::InvalidSpec, fault),
+        Some(fault) => Verdict::no(fault.reason, fault.message.clone()),
         None => Verdict::yes(Reason::Valid, "the spec is valid"),
     };
     let ready = match fault {

@@ -58,7 +58,7 @@ fn status_with(ready: [bool; 3], deployments: [Value; 3]) -> ZImageDeploymentSta
 fn status_after(
     ready: [bool; 3],
     deployments: [Value; 3],
-    fault: Option<&str>,
+    fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
 ) -> ZImageDeploymentStatus {
     let owner = owner();
@@ -150,13 +150,18 @@ fn a_gateway_without_any_tier_has_nothing_to_send_to() {
 }
 
 #[test]
-fn a_fault_of_the_spec_is_told_while_traffic_goes_on_following_the_pods() {
+fn a_refusal_is_told_while_traffic_goes_on_following_the_pods() {
     let before = status_with([true; 3], all_rolled_out());
-    let fault = Some("spec.primary: wrong");
-    let after = status_after([false, true, true], all_rolled_out(), fault, &before);
-    assert_eq!(condition(&after, "Accepted"), ("False", "InvalidSpec"));
-    assert_eq!(condition(&after, "Ready"), ("False", "InvalidSpec"));
-    assert_eq!(after.traffic.unwrap().split, "0/100");
+    for (code, reason) in [(422, "InvalidSpec"), (403, "ApplyFailed")] {
+        let refusal = kube::core::Status::failure("exceeded quota", "").with_code(code);
+        let error = ReconcileError::Api(kube::Error::Api(refusal.boxed()));
+        let fault = Fault::of(&error);
+        let after = status_after([false, true, true], all_rolled_out(), Some(&fault), &before);
+        assert_eq!(condition(&after, "Accepted"), ("False", reason));
+        assert_eq!(condition(&after, "Ready"), ("False", reason));
+        assert!(after.conditions[0].message.ends_with("exceeded quota"));
+        assert_eq!(after.traffic.unwrap().split, "0/100");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use zimage_crds::Reason;
 
 /// What the server writes before the fault of its checkpoint, and ends with.
-const MODEL_INVALID: &str = "model invalid:";
+pub const MODEL_INVALID: &str = "model invalid:";
 /// Kubernetes limits a condition's message to 32 KiB and an event's note to 1 KiB.
 const MOST_CHARACTERS: usize = 900;
 
