@@ -21,6 +21,7 @@ use kube::core::ApiResource;
 use serde::Serialize;
 use zimage_crds::{Tier, TierSpec, ZImageDeployment, ZImageDeploymentSpec};
 
+pub(super) use deployment::computes_on_gpu;
 pub use part::Part;
 
 /// The container image of each part.

@@ -1,9 +1,9 @@
 //! What exists of a deployment: its children and its pods, out of the caches.
 
-use super::build::{Images, Part, kinds};
+use super::build::{Images, Part, computes_on_gpu, kinds};
 use crate::args::DefaultImages;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
@@ -81,35 +81,34 @@ impl Existing {
     }
 
     /// The image of each part: the spec's; without one what runs already, so that an upgrade of the operator replaces no
-    /// pod; for a new part the default.
+    /// pod; for a new part, and for a tier that gets or loses its GPU, the default.
     pub fn images(&self, owner: &ZImageDeployment, defaults: &DefaultImages) -> Images {
-        let choose = |part: Part, wanted: Option<&String>, default: &str| {
-            wanted
-                .cloned()
-                .or_else(|| self.running_image(&part.name(owner)))
-                .unwrap_or_else(|| default.to_owned())
-        };
-        let spec = &owner.spec;
+        let running = |part: Part| self.running(&part.name(owner));
         let server = |tier: Tier, spec: Option<&TierSpec>| {
-            let default = match spec.is_some_and(TierSpec::uses_gpu) {
+            let uses_gpu = spec.is_some_and(TierSpec::uses_gpu);
+            let default = match uses_gpu {
                 true => &defaults.server_cuda,
                 false => &defaults.server,
             };
+            // The image for the CPU has no CUDA libraries.
+            let fits = |server: &Container| computes_on_gpu(server) == uses_gpu;
             let wanted = spec.and_then(|spec| spec.image.as_ref());
-            choose(Part::Server(tier), wanted, default)
+            choose(wanted, running(Part::Server(tier)).filter(fits), default)
         };
+        let spec = &owner.spec;
         Images {
             primary: server(Tier::Primary, Some(&spec.primary)),
             fallback: server(Tier::Fallback, spec.fallback.as_ref()),
             gateway: choose(
-                Part::Gateway,
                 spec.gateway.image.as_ref(),
+                running(Part::Gateway),
                 &defaults.gateway,
             ),
         }
     }
 
-    fn running_image(&self, deployment: &str) -> Option<String> {
+    /// The container of a part's Deployment.
+    fn running(&self, deployment: &str) -> Option<Container> {
         let child = self.children.iter().find(|child| {
             child.name_any() == deployment
                 && child
@@ -118,15 +117,16 @@ impl Existing {
                     .is_some_and(|types| types.kind == "Deployment")
         })?;
         let deployment: Deployment = DynamicObject::clone(child).try_parse().ok()?;
-        deployment
-            .spec?
-            .template
-            .spec?
-            .containers
-            .into_iter()
-            .next()?
-            .image
+        let pod = deployment.spec?.template.spec?;
+        pod.containers.into_iter().next()
     }
+}
+
+fn choose(wanted: Option<&String>, running: Option<Container>, default: &str) -> String {
+    wanted
+        .cloned()
+        .or_else(|| running?.image)
+        .unwrap_or_else(|| default.to_owned())
 }
 
 /// Which deployment a pod belongs to.
@@ -135,10 +135,84 @@ pub fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<ZImageDeployment>> {
     Some(ObjectRef::new(name).within(&pod.namespace()?))
 }
 
-/// Index of a kind in [`Caches::children`].
+/// What the API server needs to know of a child's kind.
 pub fn kind_of(object: &DynamicObject) -> Option<kube::core::ApiResource> {
     let types = object.types.as_ref()?;
     kinds()
         .into_iter()
         .find(|kind| kind.kind == types.kind && kind.api_version == types.api_version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::children;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn owner(primary: Value) -> ZImageDeployment {
+        let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
+        let mut tier = json!({"model": {"variant": "Turbo", "source": source}});
+        tier.as_object_mut()
+            .unwrap()
+            .extend(primary.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "zimage.dev/v1alpha1",
+            "kind": "ZImageDeployment",
+            "metadata": {"name": "fox", "namespace": "art"},
+            "spec": {"primary": tier},
+        }))
+        .unwrap()
+    }
+
+    fn defaults(version: u32) -> DefaultImages {
+        DefaultImages {
+            server: format!("server:{version}"),
+            server_cuda: format!("server-cuda:{version}"),
+            gateway: format!("gateway:{version}"),
+        }
+    }
+
+    /// What version 1 of the operator made of a spec.
+    fn made_by_1(owner: &ZImageDeployment) -> Existing {
+        let images = Existing::default().images(owner, &defaults(1));
+        Existing {
+            children: children(owner, images)
+                .unwrap()
+                .into_iter()
+                .map(Arc::new)
+                .collect(),
+            ..Existing::default()
+        }
+    }
+
+    /// The primary's image after version 2 of the operator met a spec where version 1 had made another.
+    fn image(before: Value, after: Value) -> String {
+        let existing = made_by_1(&owner(before));
+        existing.images(&owner(after), &defaults(2)).primary
+    }
+
+    #[test]
+    fn an_upgrade_of_the_operator_keeps_what_runs() {
+        assert_eq!(image(json!({}), json!({})), "server:1");
+        let gpu = json!({"gpu": {}});
+        assert_eq!(image(gpu.clone(), gpu), "server-cuda:1");
+        let existing = made_by_1(&owner(json!({})));
+        let images = existing.images(&owner(json!({})), &defaults(2));
+        assert_eq!(images.gateway, "gateway:1");
+    }
+
+    #[test]
+    fn a_tier_that_gets_or_loses_its_gpu_takes_the_image_for_it() {
+        assert_eq!(image(json!({}), json!({"gpu": {}})), "server-cuda:2");
+        assert_eq!(image(json!({"gpu": {}}), json!({})), "server:2");
+        let on_the_cpu = json!({"gpu": {}, "device": "Cpu"});
+        assert_eq!(image(json!({"gpu": {}}), on_the_cpu), "server:2");
+    }
+
+    #[test]
+    fn the_image_of_the_spec_is_taken_as_it_is() {
+        let own = json!({"image": "mine:7"});
+        assert_eq!(image(json!({}), own.clone()), "mine:7");
+        assert_eq!(image(own, json!({})), "mine:7");
+    }
 }

@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use zimage_crds::{SchedulingSpec, ZImageDeployment};
 
 pub(super) use gateway::gateway;
+pub(in super::super) use server::computes_on_gpu;
 pub(super) use server::server;
 
 /// The account of the images' programs.
@@ -113,6 +114,11 @@ fn pod_spec(
 /// An empty list is left out: to the API server it is the same as none.
 fn some_if_any<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
     (!is_empty(&value)).then_some(value)
+}
+
+/// The programs' own defaults may change; the pod's grace period rests on this figure.
+fn lame_duck() -> (&'static str, String) {
+    ("lame-duck-seconds", LAME_DUCK_SECONDS.to_string())
 }
 
 fn container(name: &str, image: String, args: Vec<String>, port: i32) -> Container {

@@ -3,6 +3,8 @@
 use super::*;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use std::path::Path;
+use zimage_crds::{GatewaySpec, GpuSpec, SchedulingSpec};
 
 fn owner(spec: Value) -> ZImageDeployment {
     serde_json::from_value(json!({
@@ -141,13 +143,13 @@ fn a_single_pod_has_no_disruption_budget_because_it_would_block_every_drain() {
 
 #[test]
 fn a_gpu_tier_asks_for_its_gpus_and_its_product_and_accepts_the_usual_taint() {
-    let spec = json!({"gpu": {"product": "NVIDIA-H800", "count": 2}});
+    let spec = json!({"gpu": {"product": "NVIDIA-H800"}});
     let children = built(&owner(json!({"primary": tier("Turbo", spec)})));
     let deployment = find(&children, "Deployment/fox-primary");
     let pod = pod(&deployment);
     assert_eq!(
         pod["containers"][0]["resources"]["limits"],
-        json!({"nvidia.com/gpu": "2"})
+        json!({"nvidia.com/gpu": "1"})
     );
     assert_eq!(
         pod["nodeSelector"],
@@ -214,27 +216,148 @@ fn a_pod_is_given_time_for_its_drain_before_it_is_killed() {
     assert_eq!(grace("Deployment/fox-gateway"), 615);
 }
 
-#[test]
-fn the_rendered_pod_templates_are_those_of_the_golden_file() {
-    let spec = json!({
-        "primary": tier("Turbo", json!({"replicas": 2, "gpu": {"product": "NVIDIA-H800"}})),
-        "fallback": tier("Base", json!({"gpu": {"product": "NVIDIA-A10G"}})),
-    });
-    let children = built(&owner(spec));
-    let deployments: Vec<_> = ["primary", "fallback", "gateway"]
-        .map(|part| find(&children, &format!("Deployment/fox-{part}"))["spec"]["template"].clone())
-        .to_vec();
-    let rendered = serde_json::to_string_pretty(&deployments).unwrap() + "\n";
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/src/reconcile/build/pod-templates.golden.json"
-    );
+#[track_caller]
+fn assert_golden(name: &str, rendered: &[Value]) {
+    let rendered = serde_json::to_string_pretty(rendered).unwrap() + "\n";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/reconcile/build/golden");
+    let path = folder.join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, &rendered).unwrap();
+        std::fs::write(&path, &rendered).unwrap();
     }
-    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         rendered == golden,
-        "an operator upgrade would restart users' pods; if that is wanted, run the test with UPDATE_GOLDEN=1"
+        "{name}: an operator upgrade would restart users' pods or move their Services; if that is wanted, run the test with UPDATE_GOLDEN=1"
     );
+}
+
+fn pod_templates(owner: &ZImageDeployment) -> Vec<Value> {
+    let children = built(owner);
+    ["primary", "fallback", "gateway"]
+        .map(|part| find(&children, &format!("Deployment/fox-{part}"))["spec"]["template"].clone())
+        .to_vec()
+}
+
+/// A deployment with every field of the spec that reaches a pod.
+fn everything() -> ZImageDeployment {
+    let expression = |key: &str| json!({"key": key, "operator": "Exists"});
+    let scheduling = |name: &str| {
+        json!({
+            "nodeSelector": {"example.com/pool": name},
+            "tolerations": [
+                {"key": "example.com/reserved", "operator": "Equal", "value": name, "effect": "NoExecute", "tolerationSeconds": 60},
+            ],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [expression("example.com/zone")]}],
+            }}},
+            "runtimeClassName": "nvidia",
+            "priorityClassName": "serving",
+            "imagePullSecrets": [{"name": "pull"}],
+        })
+    };
+    let every = json!({
+        "replicas": 2,
+        "image": "registry.example.com/server:9",
+        "device": "Cuda",
+        "gpu": {"product": "NVIDIA-H800", "count": 1, "resourceName": "example.com/gpu"},
+        "engine": {
+            "precision": "Bfloat16", "maxBatchSize": 4, "maxQueueLength": 8, "drainTimeoutSeconds": 300,
+        },
+        "resources": {"requests": {"cpu": "4", "memory": "32Gi"}, "limits": {"memory": "64Gi"}},
+        "scheduling": scheduling("primary"),
+        "env": [
+            {"name": "RUST_LOG", "value": "debug"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ],
+    });
+    owner(json!({
+        "primary": tier("Turbo", every.clone()),
+        "fallback": tier("Base", every),
+        "gateway": {
+            "replicas": 3,
+            "image": "registry.example.com/gateway:9",
+            "requestTimeoutSeconds": 600,
+            "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+            "scheduling": scheduling("gateway"),
+        },
+    }))
+}
+
+/// Patterns without `..`: a new field of the spec does not compile until it is in [`everything`].
+fn has_every_field(spec: &ZImageDeploymentSpec) -> bool {
+    let scheduled = |spec: &SchedulingSpec| {
+        matches!(
+            spec,
+            SchedulingSpec {
+                node_selector: _,
+                tolerations: _,
+                affinity: Some(_),
+                runtime_class_name: Some(_),
+                priority_class_name: Some(_),
+                image_pull_secrets: _,
+            }
+        ) && !spec.node_selector.is_empty()
+            && !spec.tolerations.is_empty()
+            && !spec.image_pull_secrets.is_empty()
+    };
+    let complete = |spec: &TierSpec| {
+        matches!(
+            spec,
+            TierSpec {
+                model: _,
+                replicas: _,
+                image: Some(_),
+                device: _,
+                gpu: Some(GpuSpec {
+                    product: Some(_),
+                    count: _,
+                    resource_name: _,
+                }),
+                engine: _,
+                resources: Some(_),
+                scheduling: _,
+                env: _,
+            }
+        ) && !spec.env.is_empty()
+            && scheduled(&spec.scheduling)
+    };
+    let gateway = matches!(
+        &spec.gateway,
+        GatewaySpec {
+            replicas: _,
+            image: Some(_),
+            request_timeout_seconds: _,
+            resources: Some(_),
+            scheduling: _,
+        }
+    );
+    complete(&spec.primary)
+        && spec.fallback.as_ref().is_some_and(complete)
+        && gateway
+        && scheduled(&spec.gateway.scheduling)
+}
+
+#[test]
+fn pod_templates_of_a_short_spec_are_those_of_the_golden_files() {
+    let gpu = owner(json!({
+        "primary": tier("Turbo", json!({"replicas": 2, "gpu": {"product": "NVIDIA-H800"}})),
+        "fallback": tier("Base", json!({"gpu": {"product": "NVIDIA-A10G"}})),
+    }));
+    assert_golden("gpu.json", &pod_templates(&gpu));
+    assert_golden("cpu.json", &pod_templates(&short())[..2]);
+}
+
+#[test]
+fn pod_templates_of_a_spec_with_every_field_are_those_of_the_golden_file() {
+    let everything = everything();
+    assert!(has_every_field(&everything.spec));
+    assert_golden("everything.json", &pod_templates(&everything));
+}
+
+#[test]
+fn services_are_those_of_the_golden_file() {
+    let children = built(&short());
+    let services = ["fox", "fox-primary", "fox-fallback"]
+        .map(|name| find(&children, &format!("Service/{name}"))["spec"].clone());
+    assert_golden("services.json", &services);
 }

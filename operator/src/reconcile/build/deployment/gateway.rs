@@ -1,7 +1,8 @@
 //! The gateway pods.
 
 use super::{
-    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, pod_spec,
+    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
+    pod_spec,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -10,7 +11,7 @@ use kube::ResourceExt;
 use std::collections::BTreeMap;
 use zimage_crds::ZImageDeployment;
 
-/// Largest request body: an image to edit and its mask, encoded in base64.
+/// Largest request body, the server's own: an image to start from and its mask, encoded in base64.
 const MAX_BODY_BYTES: u32 = 32 << 20;
 
 /// The Deployment of the gateway.
@@ -40,6 +41,7 @@ fn arguments(owner: &ZImageDeployment) -> Vec<String> {
         ("metrics-listen", "0.0.0.0:9090".to_owned()),
         ("request-timeout-seconds", timeout.clone()),
         ("max-body-bytes", MAX_BODY_BYTES.to_string()),
+        lame_duck(),
         ("drain-timeout-seconds", timeout),
     ];
     flags

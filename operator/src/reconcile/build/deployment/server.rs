@@ -1,19 +1,24 @@
 //! The server pods of a tier.
 
 use super::{
-    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, pod_spec,
+    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
+    pod_spec,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, PodSpec, ResourceRequirements,
-    Toleration, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, PodSpec,
+    ResourceRequirements, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
-use zimage_crds::{Device, GpuSpec, Precision, Tier, TierSpec, ZImageDeployment};
+use zimage_crds::{GpuSpec, Precision, Tier, TierSpec, ZImageDeployment};
 
 /// Where the claim with the checkpoint is mounted.
 const MODELS: &str = "/models";
+/// Tells a server to compute on a GPU.
+const ON_GPU: &str = "--device=cuda";
+/// Tells a server to compute on the CPU.
+const ON_CPU: &str = "--device=cpu";
 /// Where compiled kernels and chosen algorithms are kept: a container that is started again finds them.
 const GPU_CACHE: &str = "/tmp/gpu-cache";
 /// Node label that NVIDIA's GPU feature discovery sets.
@@ -60,11 +65,6 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         Some(path) => format!("{MODELS}/{path}"),
         None => MODELS.to_owned(),
     };
-    let device = match spec.device {
-        Device::Cpu => "cpu",
-        Device::Auto | Device::Cuda if spec.uses_gpu() => "cuda",
-        Device::Auto | Device::Cuda => "cpu",
-    };
     let precision = match spec.engine.precision {
         Precision::Auto => "auto",
         Precision::Float32 => "float32",
@@ -77,10 +77,10 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         ("tier", tier.as_str().to_owned()),
         ("listen", "0.0.0.0:8000".to_owned()),
         ("metrics-listen", "0.0.0.0:9090".to_owned()),
-        ("device", device.to_owned()),
         ("precision", precision.to_owned()),
         ("max-batch-size", spec.engine.max_batch_size.to_string()),
         ("max-queue-length", spec.engine.max_queue_length.to_string()),
+        lame_duck(),
         (
             "drain-timeout-seconds",
             spec.engine.drain_timeout_seconds.to_string(),
@@ -91,7 +91,18 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         .into_iter()
         .chain(gpu)
         .map(|(flag, value)| format!("--{flag}={value}"));
-    std::iter::once("serve".to_owned()).chain(flags).collect()
+    let device = if spec.uses_gpu() { ON_GPU } else { ON_CPU };
+    ["serve", device]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(flags)
+        .collect()
+}
+
+/// Whether a server that runs was told to compute on a GPU.
+pub(in super::super::super) fn computes_on_gpu(server: &Container) -> bool {
+    let mut arguments = server.args.iter().flatten();
+    arguments.any(|argument| argument == ON_GPU)
 }
 
 fn resources(spec: &TierSpec) -> Option<ResourceRequirements> {
