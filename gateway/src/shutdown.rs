@@ -61,6 +61,15 @@ pub struct Drain {
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
         wait_for_signal().await;
+        self.leave().await;
+        // pingora's own grace is a fixed sleep; everything it would wait for is over.
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl Drain {
+    /// Says that the gateway leaves and returns when no request holds it, or when the time is over.
+    async fn leave(&self) {
         self.presence.0.leaving.store(true, Ordering::Release);
         tracing::info!(
             seconds = self.lame_duck.as_secs(),
@@ -78,8 +87,6 @@ impl ShutdownSignalWatch for Drain {
             }
             sleep(LOOK).await;
         }
-        // pingora's own grace is a fixed sleep; everything it would wait for is over.
-        ShutdownSignal::FastShutdown
     }
 }
 
@@ -95,5 +102,66 @@ async fn wait_for_signal() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::process::Command;
+    use tokio::time::timeout;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn drain(lame_duck: Duration, timeout: Duration) -> Drain {
+        Drain {
+            presence: Presence::default(),
+            lame_duck,
+            timeout,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_the_last_request() {
+        let drain = drain(Duration::ZERO, PATIENCE);
+        let held = [drain.presence.hold(), drain.presence.hold()];
+        let mut left = pin!(drain.leave());
+        let soon = timeout(LOOK * 3, &mut left).await;
+        assert!(soon.is_err() && drain.presence.is_leaving());
+        drop(held);
+        timeout(PATIENCE, left).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_requests_the_gateway_still_serves_until_it_is_known_that_it_leaves() {
+        let drain = drain(Duration::from_millis(200), PATIENCE);
+        let began = Instant::now();
+        timeout(PATIENCE, drain.leave()).await.unwrap();
+        assert!(began.elapsed() >= drain.lame_duck);
+    }
+
+    #[tokio::test]
+    async fn a_request_without_end_is_not_waited_for_longer_than_the_drain() {
+        let drain = drain(Duration::ZERO, Duration::from_millis(200));
+        let _held = drain.presence.hold();
+        let began = Instant::now();
+        timeout(PATIENCE, drain.leave()).await.unwrap();
+        assert!(began.elapsed() >= drain.timeout);
+    }
+
+    #[tokio::test]
+    async fn sigterm_begins_it() {
+        // From here on the signal no longer ends this process.
+        let _caught = signal(SignalKind::terminate()).unwrap();
+        let drain = drain(Duration::ZERO, PATIENCE);
+        let mut ended = pin!(drain.recv());
+        assert!(timeout(LOOK, &mut ended).await.is_err());
+        assert!(!drain.presence.is_leaving());
+        let kill = format!("kill -TERM {}", std::process::id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+        let how = timeout(PATIENCE, ended).await.unwrap();
+        assert!(matches!(how, ShutdownSignal::FastShutdown));
     }
 }

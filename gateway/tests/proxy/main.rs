@@ -2,197 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
-use async_trait::async_trait;
+mod access_log;
+mod pods;
+mod stage;
+
 use axum::Router;
-use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
 use axum::routing::post;
-use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use pingora::services::listening::Service;
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use pods::{dying, listen, nobody, pod, refusing};
+use serde_json::json;
+use stage::{Answer, BOUNDS, Gateway, gateway, topology};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use zimage_crds::{Variant, Weights};
-use zimage_gateway::metrics::Metrics;
-use zimage_gateway::proxy::{Bounds, Proxy};
-use zimage_gateway::shutdown::Presence;
-use zimage_gateway::topology::Topology;
-
-const BOUNDS: Bounds = Bounds {
-    request_timeout: Duration::from_secs(20),
-    max_body_bytes: 200 << 10,
-    max_buffered_bytes: 4 << 20,
-};
-
-struct Never;
-
-#[async_trait]
-impl ShutdownSignalWatch for Never {
-    async fn recv(&self) -> ShutdownSignal {
-        std::future::pending().await
-    }
-}
-
-/// A proxy on a port of its own. It lives as long as the test's process.
-struct Gateway {
-    address: SocketAddr,
-    learned: watch::Sender<Option<Arc<Topology>>>,
-    http: reqwest::Client,
-}
-
-impl Gateway {
-    async fn start(topology: Topology, bounds: Bounds) -> Self {
-        let (learned, known) = watch::channel(Some(Arc::new(topology)));
-        let proxy = Proxy::new(known, Presence::default(), Metrics::default(), bounds);
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        std::thread::spawn(move || {
-            let mut server = Server::new_with_opt_and_conf(None, ServerConf::default());
-            server.bootstrap();
-            let mut service = Service::new("test".to_owned(), proxy);
-            service.add_tcp(&address.to_string());
-            server.add_service(service);
-            server.run(RunArgs {
-                shutdown_signal: Box::new(Never),
-            });
-        });
-        let gateway = Self {
-            address,
-            learned,
-            http: reqwest::Client::new(),
-        };
-        for _ in 0..100 {
-            if gateway
-                .http
-                .get(gateway.url("/healthz"))
-                .send()
-                .await
-                .is_ok()
-            {
-                return gateway;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("the proxy does not listen on {address}");
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    async fn post(&self, body: impl Into<reqwest::Body>) -> Answer {
-        let url = self.url("/v1/images/generations");
-        Answer::of(self.http.post(url).body(body).send().await.unwrap()).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.http.get(self.url(path)).send().await.unwrap()).await
-    }
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
-}
-
-impl Answer {
-    async fn of(response: reqwest::Response) -> Self {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let text = response.text().await.unwrap();
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Self {
-            status,
-            headers,
-            body,
-        }
-    }
-
-    fn code(&self) -> &Value {
-        &self.body["error"]["code"]
-    }
-}
-
-/// A pod that answers every request with its name, and what it saw.
-async fn pod(name: &'static str) -> SocketAddr {
-    let answer = move |headers: HeaderMap, body: Bytes| async move {
-        let header = |name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        let seen = json!({"pod": name, "bytes": body.len(), "sum": body.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
-            "request_id": header("x-request-id"), "forwarded_for": header("x-forwarded-for")});
-        ([("x-zimage-tier", name)], seen.to_string())
-    };
-    listen(Router::new().route("/v1/images/generations", post(answer))).await
-}
-
-/// A pod that answers every request with a status.
-async fn refusing(status: StatusCode, retry_after: &'static str) -> SocketAddr {
-    let answer =
-        move || async move { (status, [("retry-after", retry_after)], "no").into_response() };
-    listen(Router::new().route("/v1/images/generations", post(answer))).await
-}
-
-async fn listen(router: Router) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    address
-}
-
-/// A pod that dies with the request in its hands.
-async fn dying() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut connection, _) = listener.accept().await.unwrap();
-            let mut some = [0; 64];
-            // Whatever was read: the connection is closed now.
-            let _read = connection.read(&mut some).await;
-        }
-    });
-    address
-}
-
-/// An address where nothing listens.
-async fn nobody() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
-fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topology {
-    Topology {
-        name: "fox".to_owned(),
-        weights: Weights {
-            primary: 90,
-            fallback: 10,
-        },
-        primary: Variant::Turbo,
-        fallback: Some(Variant::Base),
-        primary_pods: BTreeSet::from_iter(primary.iter().copied()),
-        fallback_pods: BTreeSet::from_iter(fallback.iter().copied()),
-    }
-}
-
-async fn gateway(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Gateway {
-    Gateway::start(topology(primary, fallback), BOUNDS).await
-}
+use zimage_gateway::proxy::Bounds;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_requests_split_as_the_weights_say() {

@@ -1,0 +1,133 @@
+//! A proxy and what clients see of it.
+
+use async_trait::async_trait;
+use axum::http::{HeaderMap, StatusCode};
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use zimage_crds::{Variant, Weights};
+use zimage_gateway::metrics::Metrics;
+use zimage_gateway::proxy::{Bounds, Proxy};
+use zimage_gateway::shutdown::Presence;
+use zimage_gateway::topology::Topology;
+
+pub(crate) const BOUNDS: Bounds = Bounds {
+    request_timeout: Duration::from_secs(20),
+    max_body_bytes: 200 << 10,
+    max_buffered_bytes: 4 << 20,
+};
+
+struct Never;
+
+#[async_trait]
+impl ShutdownSignalWatch for Never {
+    async fn recv(&self) -> ShutdownSignal {
+        std::future::pending().await
+    }
+}
+
+/// A proxy on a port of its own. It lives as long as the test's process.
+pub(crate) struct Gateway {
+    address: SocketAddr,
+    pub(crate) learned: watch::Sender<Option<Arc<Topology>>>,
+    pub(crate) http: reqwest::Client,
+}
+
+impl Gateway {
+    pub(crate) async fn start(topology: Topology, bounds: Bounds) -> Self {
+        let (learned, known) = watch::channel(Some(Arc::new(topology)));
+        let proxy = Proxy::new(known, Presence::default(), Metrics::default(), bounds);
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        std::thread::spawn(move || {
+            let mut server = Server::new_with_opt_and_conf(None, ServerConf::default());
+            server.bootstrap();
+            let mut service = Service::new("test".to_owned(), proxy);
+            service.add_tcp(&address.to_string());
+            server.add_service(service);
+            server.run(RunArgs {
+                shutdown_signal: Box::new(Never),
+            });
+        });
+        let gateway = Self {
+            address,
+            learned,
+            http: reqwest::Client::new(),
+        };
+        for _ in 0..100 {
+            if gateway
+                .http
+                .get(gateway.url("/healthz"))
+                .send()
+                .await
+                .is_ok()
+            {
+                return gateway;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the proxy does not listen on {address}");
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Answer {
+        let url = self.url("/v1/images/generations");
+        Answer::of(self.http.post(url).body(body).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.http.get(self.url(path)).send().await.unwrap()).await
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Self {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    pub(crate) fn code(&self) -> &Value {
+        &self.body["error"]["code"]
+    }
+}
+
+pub(crate) fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topology {
+    Topology {
+        name: "fox".to_owned(),
+        weights: Weights {
+            primary: 90,
+            fallback: 10,
+        },
+        primary: Variant::Turbo,
+        fallback: Some(Variant::Base),
+        primary_pods: BTreeSet::from_iter(primary.iter().copied()),
+        fallback_pods: BTreeSet::from_iter(fallback.iter().copied()),
+    }
+}
+
+pub(crate) async fn gateway(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Gateway {
+    Gateway::start(topology(primary, fallback), BOUNDS).await
+}
