@@ -30,8 +30,10 @@ impl InvalidRequest {
 pub struct Limits {
     /// Shortest side in pixels.
     pub min_side: u32,
-    /// Longest side in pixels.
-    pub max_side: u32,
+    /// Largest width in pixels.
+    pub max_width: u32,
+    /// Largest height in pixels.
+    pub max_height: u32,
     /// Largest area in pixels.
     pub max_pixels: u64,
     /// Most denoising steps.
@@ -52,7 +54,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             min_side: 64,
-            max_side: 4096,
+            max_width: 4096,
+            max_height: 4096,
             max_pixels: 2048 * 2048,
             max_steps: 100,
             max_guidance_scale: 20.0,
@@ -70,8 +73,8 @@ impl Limits {
     /// # Errors
     /// Names the first field at fault.
     pub fn check(&self, request: &ImageRequest) -> Result<(), InvalidRequest> {
-        self.check_side("width", request.width)?;
-        self.check_side("height", request.height)?;
+        self.check_side("width", request.width, self.max_width)?;
+        self.check_side("height", request.height, self.max_height)?;
         let pixels = u64::from(request.width) * u64::from(request.height);
         if pixels > self.max_pixels {
             let message = format!(
@@ -140,18 +143,16 @@ impl Limits {
         Ok(())
     }
 
-    fn check_side(&self, field: &'static str, side: u32) -> Result<(), InvalidRequest> {
-        if !(self.min_side..=self.max_side).contains(&side) {
-            let message = format!(
-                "{field} is from {} to {}, not {side}",
-                self.min_side, self.max_side
-            );
+    fn check_side(&self, field: &'static str, side: u32, most: u32) -> Result<(), InvalidRequest> {
+        if !(self.min_side..=most).contains(&side) {
+            let least = self.min_side;
+            let message = format!("{field} is from {least} to {most}, not {side}");
             return Err(InvalidRequest::new(field, message));
         }
         if !side.is_multiple_of(SIDE_MULTIPLE) {
             let below = side / SIDE_MULTIPLE * SIDE_MULTIPLE;
             let above = below + SIDE_MULTIPLE;
-            let nearest = [below, above].map(|side| side.clamp(self.min_side, self.max_side));
+            let nearest = [below, above].map(|side| side.clamp(self.min_side, most));
             let message = format!(
                 "{field} is a multiple of {SIDE_MULTIPLE}: {} or {}, not {side}",
                 nearest[0], nearest[1]

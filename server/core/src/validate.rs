@@ -1,12 +1,10 @@
 //! What a request must hold before anything is computed for it.
 
 use crate::executor::ExecutorError;
+use crate::limits::{Limits, SIDE_MULTIPLE};
 use crate::pixels::Pixels;
-use crate::request::{CfgNormalization, Control, ImageRequest, InitImage};
+use crate::request::{Control, ImageRequest, InitImage};
 use crate::start_image::first_step;
-
-/// Sizes are multiples of this: an eighth for the latents and two latent pixels a patch.
-const SIZE_MULTIPLE: u32 = 16;
 
 /// More steps than any use; each costs a forward.
 const MAX_STEPS: u32 = 1000;
@@ -16,35 +14,25 @@ fn invalid(field: &'static str, message: String) -> ExecutorError {
 }
 
 /// Checks a request against a model that knows `rows` x `columns` patches at most.
+///
+/// # Errors
+/// [`ExecutorError::InvalidRequest`] for the first field at fault.
 pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), ExecutorError> {
-    check_size("height", request.height, rows)?;
-    check_size("width", request.width, columns)?;
-    if request.num_inference_steps == 0 || request.num_inference_steps > MAX_STEPS {
-        let steps = request.num_inference_steps;
-        return Err(invalid(
-            "num_inference_steps",
-            format!("num_inference_steps is {steps}; it must be 1 to {MAX_STEPS}"),
-        ));
-    }
-    let numbers = [
-        ("guidance_scale", request.guidance_scale),
-        ("cfg_truncation", request.cfg_truncation),
-        (
-            "cfg_normalization",
-            match request.cfg_normalization {
-                CfgNormalization::Off => 0.0,
-                CfgNormalization::Clamp(factor) => factor,
-            },
-        ),
-    ];
-    for (field, number) in numbers {
-        if !number.is_finite() {
-            return Err(invalid(
-                field,
-                format!("{field} is {number}; it must be a finite number"),
-            ));
-        }
-    }
+    let pixels = |patches: usize| {
+        let patches = u32::try_from(patches).unwrap_or(u32::MAX);
+        patches.saturating_mul(SIDE_MULTIPLE)
+    };
+    let limits = Limits {
+        min_side: SIDE_MULTIPLE,
+        max_width: pixels(columns),
+        max_height: pixels(rows),
+        max_pixels: u64::MAX,
+        max_steps: MAX_STEPS,
+        ..Limits::default()
+    };
+    limits
+        .check(request)
+        .map_err(|fault| invalid(fault.field, fault.message))?;
     if request.noise.index >= request.noise.count {
         let (index, count) = (request.noise.index, request.noise.count);
         return Err(invalid(
@@ -78,14 +66,6 @@ pub fn refuse_control(request: &ImageRequest) -> Result<(), ExecutorError> {
 
 fn check_control(request: &ImageRequest, control: &Control) -> Result<(), ExecutorError> {
     check_pixels(request, "control_image", "control image", &control.pixels)?;
-    let scale = control.conditioning_scale;
-    if !scale.is_finite() {
-        let field = "controlnet_conditioning_scale";
-        return Err(invalid(
-            field,
-            format!("{field} is {scale}; it must be a finite number"),
-        ));
-    }
     match &request.init {
         None => Ok(()),
         Some(init) if init.mask.is_none() => {
@@ -139,42 +119,10 @@ fn check_pixels(
     Err(invalid(field, message))
 }
 
-fn check_size(field: &'static str, size: u32, patches: usize) -> Result<(), ExecutorError> {
-    let most = u32::try_from(patches)
-        .unwrap_or(u32::MAX)
-        .saturating_mul(SIZE_MULTIPLE);
-    if size > most {
-        return Err(invalid(
-            field,
-            format!("{field} is {size}; this model computes at most {most}"),
-        ));
-    }
-    let below = size / SIZE_MULTIPLE * SIZE_MULTIPLE;
-    let above = below.saturating_add(SIZE_MULTIPLE);
-    match (size.is_multiple_of(SIZE_MULTIPLE), below) {
-        (true, 1..) => Ok(()),
-        (_, 0) => Err(invalid(
-            field,
-            format!("{field} is {size}; the least is {SIZE_MULTIPLE}"),
-        )),
-        (false, _) => {
-            let nearest = if above > most {
-                below.to_string()
-            } else {
-                format!("{below} or {above}")
-            };
-            let message = format!(
-                "{field} is {size}, which is not a multiple of {SIZE_MULTIPLE}; take {nearest}"
-            );
-            Err(invalid(field, message))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Noise;
+    use crate::request::{CfgNormalization, Noise};
     use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {
@@ -213,17 +161,19 @@ mod tests {
     fn other_sizes_are_refused_with_the_nearest_valid_ones() {
         assert_eq!(
             message(&request(1000, 512)),
-            "width is 1000, which is not a multiple of 16; take 992 or 1008"
+            "width is a multiple of 16: 992 or 1008, not 1000"
         );
-        assert_eq!(message(&request(512, 8)), "height is 8; the least is 16");
-        assert_eq!(message(&request(512, 0)), "height is 0; the least is 16");
+        assert_eq!(
+            message(&request(512, 8)),
+            "height is from 16 to 8192, not 8"
+        );
         assert_eq!(
             message(&request(8200, 512)),
-            "width is 8200; this model computes at most 8192"
+            "width is from 16 to 8192, not 8200"
         );
         assert_eq!(
             message(&request(u32::MAX, 512)),
-            "width is 4294967295; this model computes at most 8192"
+            "width is from 16 to 8192, not 4294967295"
         );
     }
 
@@ -231,10 +181,10 @@ mod tests {
     fn numbers_that_cannot_be_computed_with_are_refused() {
         let mut steps = request(64, 64);
         steps.num_inference_steps = 0;
-        assert!(message(&steps).contains("it must be 1 to 1000"));
+        assert!(message(&steps).contains("num_inference_steps is from 1 to 1000"));
         let mut scale = request(64, 64);
         scale.guidance_scale = f32::NAN;
-        assert!(message(&scale).contains("guidance_scale is NaN"));
+        assert!(message(&scale).contains("guidance_scale is from 0 to 20, not NaN"));
         let mut index = request(64, 64);
         index.noise.index = 1;
         assert!(message(&index).contains("no image 1 in a request of 1"));
@@ -278,7 +228,7 @@ mod tests {
         };
         for (width, scale, init, expected) in [
             (32, 0.75, None, "the control image has 32x64 pixels"),
-            (64, f32::NAN, None, "controlnet_conditioning_scale is NaN"),
+            (64, f32::NAN, None, "controlnet_conditioning_scale is from"),
             (64, 0.75, init(1.0, false), "starts from no image"),
             (64, 0.75, init(0.6, true), "strength is 0.6; with a control"),
         ] {

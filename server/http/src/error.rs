@@ -42,14 +42,19 @@ impl ApiError {
 
     /// A fault of one field of the request.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> Self {
-        let mut error = Self::new(StatusCode::BAD_REQUEST, message).with_code("invalid_value");
-        error.param = Some(param.chars().take(LONGEST_NAME).collect());
-        error
+        Self::new(StatusCode::BAD_REQUEST, message)
+            .with_code("invalid_value")
+            .with_param(param)
     }
 
     /// A field that has no meaning here.
     pub(crate) fn unknown(param: &str, message: impl Into<String>) -> Self {
         Self::invalid(param, message).with_code("unknown_parameter")
+    }
+
+    fn with_param(mut self, param: &str) -> Self {
+        self.param = Some(param.chars().take(LONGEST_NAME).collect());
+        self
     }
 
     pub(crate) fn with_code(mut self, code: &'static str) -> Self {
@@ -106,7 +111,10 @@ impl From<SubmitError> for ApiError {
                     .with_code("queue_full")
                     .with_retry_after(retry_after)
             }
-            SubmitError::TooMany { .. } => Self::invalid("n", message),
+            // A gateway passes it on: another tier may hold as many. There is no use in coming here again.
+            SubmitError::TooMany { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .with_code("too_many_images")
+                .with_param("n"),
             SubmitError::Draining | SubmitError::Failed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                     .with_code("unavailable")

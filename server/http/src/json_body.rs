@@ -7,8 +7,8 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use std::time::Duration;
 
-/// Largest body: a prompt is a few kilobytes, an image file in base64 a few megabytes, and there may be several.
-pub(crate) const MAX_BYTES: usize = 16 << 20;
+/// Largest body, the gateway's own: an image of the largest size to start from and its mask, in base64.
+pub(crate) const MAX_BYTES: usize = 32 << 20;
 /// Time that a client gets to send its body.
 const TIME: Duration = Duration::from_secs(30);
 

@@ -1,5 +1,6 @@
 //! The interface as its clients see it.
 
+use crate::json_body::MAX_BYTES;
 use crate::{App, HttpMetrics, Identity, ImageFormat, api, encode};
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -203,7 +204,12 @@ async fn what_cannot_be_served_is_refused_by_name_and_with_the_reason() {
         (json!({"quality": "high"}), "quality", "num_inference_steps"),
         (json!({"background": "transparent"}), "background", "opaque"),
         (json!({"style": "vivid"}), "style", "prompt"),
-        (json!({"stream": true}), "stream", "not served"),
+        (json!({"stream": true}), "stream", "sends an answer whole"),
+        (
+            json!({"partial_images": 2}),
+            "partial_images",
+            "sends an answer whole",
+        ),
         (
             json!({"output_compression": 50}),
             "output_compression",
@@ -298,9 +304,36 @@ async fn a_body_that_is_no_object_is_refused() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
-    let answer = post(&serving(), wish(json!({"prompt": "x".repeat(17 << 20)}))).await;
+    let answer = post(&serving(), vec![b' '; MAX_BYTES + 1]).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(answer.error("type"), "invalid_request_error");
+}
+
+/// Nothing is harder to compress than noise.
+#[tokio::test]
+async fn a_body_with_the_largest_image_to_start_from_and_its_mask_is_taken() {
+    let noise: Vec<u8> = (0..2048 * 2048 * 3_u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let file = |levels: Vec<u8>| {
+        let pixels = Pixels::new(2048, 2048, levels).unwrap();
+        STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+    };
+    let mask = (0..2048 * 2048 * 3_u32).map(|at| if at % 6144 < 3072 { 0 } else { 255 });
+    let body =
+        wish(json!({"size": "2048x2048", "image": file(noise), "mask": file(mask.collect())}));
+    let answer = post(&serving(), body).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// A gateway passes a 503 on, and a 400 never.
+#[tokio::test]
+async fn more_images_than_this_server_holds_are_for_another_one() {
+    let answer = post(&serving(), wish(json!({"n": 3}))).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.error("code"), "too_many_images");
+    assert_eq!(answer.error("param"), "n");
+    assert_eq!(answer.header("retry-after"), None);
 }
 
 #[tokio::test]

@@ -141,10 +141,10 @@ fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
         ("partial_images", Value::from(0)),
     ] {
         if fields.value(name).is_some_and(|value| value != off) {
-            return Err(ApiError::invalid(
-                name,
-                format!("{name} is not served yet: leave it out"),
-            ));
+            let message = format!(
+                "{name} is not served: this server sends an answer whole, once its images are made; leave it out"
+            );
+            return Err(ApiError::invalid(name, message));
         }
     }
     // Both change nothing: there is no moderation, and users are not told apart.
