@@ -1,14 +1,17 @@
 //! Requests into the cluster, to whose pods and Services this machine has no route.
 
-use crate::node;
+use crate::{node, wait};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{copy_bidirectional, join};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+const SERVICE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A loopback address of this machine whose connections end in the cluster, until it is dropped.
 pub struct Forward {
@@ -27,12 +30,18 @@ impl Forward {
     }
 
     /// A way to a Service, `NAME.NAMESPACE`, from the node and without the API server: each connection goes to a pod of
-    /// kube-proxy's choice.
+    /// kube-proxy's choice. Waits until kube-proxy, which may be a moment behind, knows the Service.
     ///
     /// # Errors
-    /// When no port of this machine can be bound.
+    /// When nothing there speaks HTTP, or no port of this machine can be bound.
     pub async fn to_service(service: &str, port: u16) -> Result<Self> {
-        let target = format!("TCP:{service}.svc.cluster.local:{port}");
+        let target = format!("{service}.svc.cluster.local:{port}");
+        wait::until("the Service to be reachable", SERVICE_LIMIT, async || {
+            node::exec(&["curl", "--silent", "--max-time", "1", &target]).await?;
+            Ok(Some(()))
+        })
+        .await?;
+        let target = format!("TCP:{target}");
         Self::listen(move |connection| to_node(connection, target.clone())).await
     }
 
