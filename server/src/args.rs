@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Write a checkpoint again in bfloat16, with a manifest that verify compares it with.
     Convert(Convert),
+    /// Find the fastest algorithms for a GPU, and write them to a file for every server with one like it.
+    Tune(Tune),
     /// Write a checkpoint of random weights, for trials, tests and measurements.
     MakeModel(MakeModel),
     /// Measure what each part of a request costs on this machine.
@@ -114,9 +116,14 @@ pub(crate) struct Gpu {
     /// Bytes of the GPU's memory that are used at most, as 20Gi or 20000Mi. None: all of it.
     #[arg(long, env = "ZIMAGE_GPU_MEMORY_LIMIT", value_parser = bytes)]
     pub(crate) gpu_memory_limit: Option<usize>,
-    /// Width and height that are prepared before the first request.
-    #[arg(long, env = "ZIMAGE_GPU_WARM_UP", default_value = "1024x1024", value_parser = size)]
-    pub(crate) gpu_warm_up: (u32, u32),
+    /// File of algorithms that `tune` found fastest. With the same file, and the same GPU, driver and libraries, every
+    /// server makes the same bytes of a request.
+    #[arg(long, env = "ZIMAGE_GPU_TUNING", value_name = "FILE")]
+    pub(crate) gpu_tuning: Option<PathBuf>,
+    /// Widths and heights that are prepared before the server is ready: 1024x1024,512x512. Each costs some seconds the
+    /// first time, and the largest decides how much memory is kept.
+    #[arg(long, env = "ZIMAGE_GPU_WARM_UP", default_value = "1024x1024", value_delimiter = ',', value_parser = size)]
+    pub(crate) gpu_warm_up: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -209,7 +216,7 @@ pub(crate) struct Bench {
     /// Denoising steps of a request.
     #[arg(long, default_value_t = 8)]
     pub(crate) num_inference_steps: u32,
-    /// Requests of each size that are measured.
+    /// Requests of each size that are measured over HTTP, and up to 40 part by part.
     #[arg(long, default_value_t = 30)]
     pub(crate) requests: u32,
     /// Seconds of requests before the measured ones of each size: a card under load is slower than a rested one.
@@ -227,6 +234,16 @@ pub(crate) struct Bench {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Tune {
+    /// The sizes to tune for are those of --gpu-warm-up.
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// File to write, for --gpu-tuning.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]

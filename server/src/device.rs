@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::files;
 use crate::gpu_health;
 use crate::nvml::Gpus;
+use std::path::Path;
 use std::time::Instant;
 use zimage_checkpoint::{Checkpoint, ControlNet};
 use zimage_core::executor::Executor;
@@ -77,12 +78,21 @@ fn on_cpu(
     executor.with_control_net(&control_net)
 }
 
+/// Finds the fastest algorithms for the sizes that are warmed up, and writes them to a file.
+pub(crate) fn tune(model: &Model, gpus: &Gpus, out: &Path) -> Result<(), Failure> {
+    let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
+    gpu_health::check(gpus)?;
+    let executor = on_gpu(model, &checkpoint)?;
+    let failed = |error| Failure::Other(format!("failed to write {}: {error}", out.display()));
+    executor.export_tuning(out).map_err(failed)
+}
+
 fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {
-    let (width, height) = model.gpu.gpu_warm_up;
+    let sizes = model.gpu.gpu_warm_up.iter();
     let options = CudaOptions {
         gpu: gpu_options(model),
         memory_limit: model.gpu.gpu_memory_limit,
-        warm_up: (height, width),
+        warm_up: sizes.map(|&(width, height)| (height, width)).collect(),
     };
     CudaExecutor::load(checkpoint, &options).map_err(failure)
 }
@@ -102,6 +112,7 @@ fn gpu_options(model: &Model) -> GpuOptions {
     GpuOptions {
         ordinal: 0,
         cache: model.gpu.gpu_cache.clone(),
+        tuning: model.gpu.gpu_tuning.clone(),
         libraries: model.gpu.gpu_libraries.clone(),
     }
 }
@@ -109,7 +120,7 @@ fn gpu_options(model: &Model) -> GpuOptions {
 fn failure(error: LoadError) -> Failure {
     match error {
         LoadError::Checkpoint(error) => Failure::Model(error.to_string()),
-        LoadError::Unsupported(_) => Failure::Unsupported(error.to_string()),
+        LoadError::Unsupported(_) | LoadError::Tuning(_) => Failure::Unsupported(error.to_string()),
         _ => Failure::Device(error.to_string()),
     }
 }

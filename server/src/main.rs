@@ -7,6 +7,7 @@
 //! convert     writes a checkpoint again in bfloat16
 //! make-model  writes a checkpoint of random weights
 //! bench       executor ─▶ a table
+//! tune        executor ─▶ a table of algorithms
 //! ```
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod make_model;
 mod nvml;
 mod progress;
 mod serve;
+mod tune;
 mod verify;
 
 use args::{Command, Program};
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::MakeModel(args) => make_model::run(&args),
     };
     match outcome {

@@ -24,7 +24,7 @@ impl Compute {
     pub fn open(options: &GpuOptions) -> Result<Self, LoadError> {
         let gpu = Gpu::open(options)?;
         Ok(Self {
-            matmuls: Matmuls::new(&gpu, options.cache.as_deref())?,
+            matmuls: Matmuls::new(&gpu, options)?,
             dnn: Dnn::new(&gpu)?,
             gpu,
         })

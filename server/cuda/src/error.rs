@@ -33,6 +33,9 @@ pub enum LoadError {
     /// There is no GPU that could be used.
     #[error("there is no usable GPU: {0}")]
     NoGpu(String),
+    /// The table of algorithms that was given is none.
+    #[error("the tuning table {0}")]
+    Tuning(String),
     /// The model's sizes are none that the kernels compute.
     #[error("the engine cannot compute this model: {0}")]
     Unsupported(String),

@@ -21,6 +21,8 @@ use cudarc::driver::CudaEvent;
 use plans::Plans;
 pub use plans::eager_forwards;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use step::State;
 use zimage_checkpoint::config::SchedulerConfig;
@@ -40,8 +42,8 @@ pub struct CudaOptions {
     pub gpu: GpuOptions,
     /// Bytes of the GPU's memory that are used at most. `None`: all of it.
     pub memory_limit: Option<usize>,
-    /// Height and width in pixels that memory is reserved for and that the first request finds prepared.
-    pub warm_up: (u32, u32),
+    /// Heights and widths in pixels that memory is reserved for and whose first request finds everything prepared.
+    pub warm_up: Vec<(u32, u32)>,
 }
 
 /// Z-Image on an NVIDIA GPU in bfloat16.
@@ -72,7 +74,8 @@ pub struct CudaExecutor {
 unsafe impl Send for CudaExecutor {}
 
 impl CudaExecutor {
-    /// Checks the GPU, loads the weights and computes one image, so that the first request finds everything prepared.
+    /// Checks the GPU, loads the weights and computes an image of each size, so that the first requests find everything
+    /// prepared.
     ///
     /// # Errors
     /// Says what the GPU or the checkpoint lacks.
@@ -102,7 +105,7 @@ impl CudaExecutor {
             next_slot: 0,
             compute,
         };
-        executor.warm_up(options.warm_up)?;
+        executor.warm_up(&options.warm_up)?;
         Ok(executor)
     }
 
@@ -130,40 +133,36 @@ impl CudaExecutor {
         Ok(self.gpu().download(state.latents.region(), count)?)
     }
 
-    fn warm_up(&mut self, (height, width): (u32, u32)) -> Result<(), LoadError> {
-        let request = ImageRequest {
-            prompt: "a lighthouse".to_owned(),
-            negative_prompt: String::new(),
-            width,
-            height,
-            num_inference_steps: 8,
-            guidance_scale: 0.0,
-            cfg_normalization: CfgNormalization::Off,
-            cfg_truncation: 1.0,
-            noise: Noise {
-                seed: 0,
-                index: 0,
-                count: 1,
-            },
-            init: None,
-            references: Vec::new(),
-            control: None,
-        };
-        let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
+    /// Writes the algorithms that were fastest to a file that [`GpuOptions::tuning`] takes.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn export_tuning(&self, path: &Path) -> io::Result<()> {
+        self.compute.matmuls.export(path)
+    }
+
+    fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
         let longest = self.transformer.limits()[0] / 32 * 32;
-        let needs = self.needs(sizes(&request, longest))?;
+        let requests: Vec<ImageRequest> = of_sizes.iter().map(|&size| trial(size)).collect();
+        let mut needs = self.caption_bytes(longest)?;
+        for request in &requests {
+            needs = needs.max(self.needs(sizes(request, longest))?);
+        }
         self.arena.reserve(&self.compute.gpu, needs)?;
         self.compute.matmuls.tune(true);
         for tokens in (32..=longest.min(LONGEST_WARM)).step_by(32) {
             self.captions_of(&vec![0; tokens], None)?;
         }
         self.captions = Captions::default();
-        let begun = self.begin(&request).map_err(failed)?;
-        for _ in 0..2 {
-            self.step(&[begun.slot]).map_err(failed)?;
+        for request in &requests {
+            let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
+            let begun = self.begin(request).map_err(failed)?;
+            for _ in 0..2 {
+                self.step(&[begun.slot]).map_err(failed)?;
+            }
+            self.decode(begun.slot).map_err(failed)?;
+            self.release(begun.slot);
         }
-        self.decode(begun.slot).map_err(failed)?;
-        self.release(begun.slot);
         self.compute.matmuls.tune(false);
         Ok(())
     }
@@ -190,6 +189,28 @@ impl CudaExecutor {
 
     fn gpu(&self) -> &Gpu {
         &self.compute.gpu
+    }
+}
+
+/// A request of a height and width as any.
+fn trial((height, width): (u32, u32)) -> ImageRequest {
+    ImageRequest {
+        prompt: "a lighthouse".to_owned(),
+        negative_prompt: String::new(),
+        width,
+        height,
+        num_inference_steps: 8,
+        guidance_scale: 0.0,
+        cfg_normalization: CfgNormalization::Off,
+        cfg_truncation: 1.0,
+        noise: Noise {
+            seed: 0,
+            index: 0,
+            count: 1,
+        },
+        init: None,
+        references: Vec::new(),
+        control: None,
     }
 }
 

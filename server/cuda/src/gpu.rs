@@ -28,6 +28,8 @@ pub struct GpuOptions {
     pub ordinal: usize,
     /// Folder for compiled kernels and chosen algorithms, which several processes may share. `None`: nothing is kept.
     pub cache: Option<PathBuf>,
+    /// File of algorithms that were fastest on a GPU of the same kind, which come before the cache's.
+    pub tuning: Option<PathBuf>,
     /// Folder whose CUDA libraries are opened before any other.
     pub libraries: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ mod plan;
 mod search;
 
 use crate::error::{GpuError, LoadError};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, GpuOptions};
 use crate::memory::{Memory, Region};
 use crate::ops::{BF16, F32};
 use chosen::Chosen;
@@ -14,6 +14,7 @@ use cudarc::cublaslt::{result, sys};
 use plan::Plan;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
 /// Scratch memory that an algorithm may use.
@@ -80,16 +81,16 @@ impl Drop for Handle {
 }
 
 impl Matmuls {
-    /// With the algorithms that were chosen before, if `cache` has them.
+    /// With the algorithms that were chosen before, if the cache or the given table has them.
     ///
     /// # Errors
-    /// When the library or memory fails.
-    pub fn new(gpu: &Gpu, cache: Option<&Path>) -> Result<Self, LoadError> {
+    /// When the library or memory fails, or the table is none.
+    pub fn new(gpu: &Gpu, options: &GpuOptions) -> Result<Self, LoadError> {
         let handle =
             result::create_handle().map_err(|error| GpuError::library("cublasLtCreate", error))?;
         Ok(Self {
             plans: RefCell::default(),
-            chosen: RefCell::new(Chosen::open(gpu.properties(), cache)),
+            chosen: RefCell::new(Chosen::open(gpu.properties(), options)?),
             tune: Cell::new(false),
             workspace: gpu.allocate(WORKSPACE)?,
             handle: Handle(handle),
@@ -100,6 +101,14 @@ impl Matmuls {
     /// is recorded. Otherwise they take that of a product of nearly as many rows.
     pub fn tune(&self, tune: bool) {
         self.tune.set(tune);
+    }
+
+    /// Writes the algorithms to a file that [`GpuOptions::tuning`] takes.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn export(&self, path: &Path) -> io::Result<()> {
+        self.chosen.borrow().export(path)
     }
 
     /// `y = x * weight^T + bias`.

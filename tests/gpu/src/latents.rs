@@ -21,7 +21,7 @@ pub(crate) fn write(model: &Path, folder: &Path) -> Outcome {
     let options = CudaOptions {
         gpu: GpuOptions::default(),
         memory_limit: None,
-        warm_up: (HEIGHT, WIDTH),
+        warm_up: vec![(HEIGHT, WIDTH)],
     };
     let mut executor = CudaExecutor::load(&checkpoint, &options)?;
     let request = ImageRequest {

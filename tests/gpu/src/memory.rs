@@ -28,7 +28,7 @@ pub(crate) fn mixed(model: &Path, count: usize) -> Outcome {
     let options = CudaOptions {
         gpu: GpuOptions::default(),
         memory_limit: None,
-        warm_up: (1024, 1024),
+        warm_up: vec![(1024, 1024)],
     };
     let mut executor = CudaExecutor::load(&Checkpoint::open(model)?, &options)?;
     let mut used = Vec::new();

@@ -1,11 +1,14 @@
 //! The algorithms that were fastest, on disk.
 
 use super::Product;
-use crate::gpu::Properties;
+use crate::error::LoadError;
+use crate::gpu::{GpuOptions, Properties};
 use crate::write_whole;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Algorithms by the rows of the product.
@@ -18,60 +21,134 @@ pub(super) fn key(product: Product, bias: bool) -> String {
     format!("{n}x{k} {output:?}{bias}")
 }
 
+/// What an algorithm was chosen on: elsewhere the library may not know it, or another may be faster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Platform {
+    gpu: String,
+    driver: i32,
+    cublaslt: usize,
+}
+
+impl Platform {
+    fn of(properties: &Properties) -> Self {
+        Self {
+            gpu: properties.name.clone(),
+            driver: properties.libraries.driver,
+            cublaslt: properties.libraries.cublaslt,
+        }
+    }
+
+    fn file_name(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let name: String = self.gpu.chars().map(plain).collect();
+        let Self {
+            driver, cublaslt, ..
+        } = self;
+        format!("algorithms-{name}-driver{driver}-cublaslt{cublaslt}.json")
+    }
+}
+
+/// Algorithms by product, as they stand in a file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Table {
+    #[serde(flatten)]
+    platform: Platform,
+    algorithms: BTreeMap<String, ByRows>,
+}
+
+impl Table {
+    fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        write_whole(path, &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Takes another's algorithms, in place of its own where both have one.
+    fn add(&mut self, other: Self) {
+        for (key, algorithms) in other.algorithms {
+            self.algorithms.entry(key).or_default().extend(algorithms);
+        }
+    }
+}
+
 /// Algorithms by product. Several processes may share the file: it changes as a whole, and each keeps what it read, so
 /// a running process never changes its algorithms.
 pub(super) struct Chosen {
     path: Option<PathBuf>,
-    algorithms: BTreeMap<String, ByRows>,
+    table: Table,
 }
 
 impl Chosen {
-    /// Reads the file of a GPU, driver and library version. A damaged one is as good as none: it costs time.
-    pub(super) fn open(properties: &Properties, folder: Option<&Path>) -> Self {
-        let path = folder.map(|folder| folder.join(file_name(properties)));
-        let algorithms = path.as_deref().map(read).unwrap_or_default();
-        Self { path, algorithms }
+    /// Reads the cache's file of a GPU, driver and library version, and over it the table that was given. A damaged file
+    /// in the cache is as good as none: it costs time. So is a table of another platform, which the log tells.
+    ///
+    /// # Errors
+    /// When the table that was given is none.
+    pub(super) fn open(properties: &Properties, options: &GpuOptions) -> Result<Self, LoadError> {
+        let platform = Platform::of(properties);
+        let path = options
+            .cache
+            .as_ref()
+            .map(|folder| folder.join(platform.file_name()));
+        let mut table = Table {
+            platform,
+            ..Table::default()
+        };
+        table.add(cached(path.as_deref()));
+        if let Some(path) = &options.tuning {
+            let given = Table::read(path).map_err(|error| {
+                LoadError::Tuning(format!("{} cannot be read: {error}", path.display()))
+            })?;
+            if given.platform == table.platform {
+                table.add(given);
+            } else {
+                tracing::warn!(path = %path.display(), made_on = ?given.platform, this = ?table.platform,
+                    "the tuning table is of another platform and is not used: make it again with tune");
+            }
+        }
+        Ok(Self { path, table })
+    }
+
+    /// Writes the table to a file that [`GpuOptions::tuning`] takes.
+    pub(super) fn export(&self, path: &Path) -> io::Result<()> {
+        self.table.write(path)
     }
 
     pub(super) fn get(&self, key: &str, rows: usize) -> Option<cublasLtMatmulAlgo_t> {
-        let data = *self.algorithms.get(key)?.get(&rows)?;
+        let data = *self.table.algorithms.get(key)?.get(&rows)?;
         Some(cublasLtMatmulAlgo_t { data })
     }
 
     /// What was chosen for the number of rows that is nearest, if it is half to twice as many.
     pub(super) fn nearest(&self, key: &str, rows: usize) -> Option<cublasLtMatmulAlgo_t> {
-        let near = self.algorithms.get(key)?.range(rows.div_ceil(2)..=2 * rows);
+        let known = self.table.algorithms.get(key)?;
+        let near = known.range(rows.div_ceil(2)..=2 * rows);
         let (_, &data) = near.min_by_key(|(known, _)| known.abs_diff(rows))?;
         Some(cublasLtMatmulAlgo_t { data })
     }
 
     /// Keeps an algorithm, beside those that other processes have kept meanwhile.
     pub(super) fn set(&mut self, key: String, rows: usize, algorithm: cublasLtMatmulAlgo_t) {
-        let own = self.algorithms.entry(key.clone()).or_default();
-        own.insert(rows, algorithm.data);
+        let new = Table {
+            platform: self.table.platform.clone(),
+            algorithms: [(key, ByRows::from([(rows, algorithm.data)]))].into(),
+        };
+        self.table.add(new.clone());
         let Some(path) = &self.path else { return };
-        let mut all = read(path);
-        all.entry(key).or_default().insert(rows, algorithm.data);
-        let written = serde_json::to_vec_pretty(&all)
-            .map_err(std::io::Error::other)
-            .and_then(|text| write_whole(path, &text));
-        if let Err(error) = written {
+        let mut all = cached(Some(path));
+        all.platform = new.platform.clone();
+        all.add(new);
+        if let Err(error) = all.write(path) {
             tracing::warn!(path = %path.display(), %error, "a chosen algorithm cannot be kept");
         }
     }
 }
 
-fn read(path: &Path) -> BTreeMap<String, ByRows> {
-    let file = fs::read(path).unwrap_or_default();
-    serde_json::from_slice(&file).unwrap_or_default()
-}
-
-fn file_name(properties: &Properties) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let name: String = properties.name.chars().map(plain).collect();
-    let libraries = properties.libraries;
-    let (driver, cublaslt) = (libraries.driver, libraries.cublaslt);
-    format!("algorithms-{name}-driver{driver}-cublaslt{cublaslt}.json")
+fn cached(path: Option<&Path>) -> Table {
+    path.and_then(|path| Table::read(path).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -95,29 +172,43 @@ mod tests {
         }
     }
 
+    /// On a GPU, with a folder and a table.
+    fn open(gpu: &str, cache: Option<&Path>, tuning: Option<&Path>) -> Result<Chosen, LoadError> {
+        let options = GpuOptions {
+            cache: cache.map(Path::to_owned),
+            tuning: tuning.map(Path::to_owned),
+            ..GpuOptions::default()
+        };
+        Chosen::open(&properties(gpu), &options)
+    }
+
     fn algorithm(number: u64) -> cublasLtMatmulAlgo_t {
         cublasLtMatmulAlgo_t { data: [number; 8] }
+    }
+
+    fn number(found: Option<cublasLtMatmulAlgo_t>) -> Option<u64> {
+        found.map(|algorithm| algorithm.data[0])
     }
 
     #[test]
     fn processes_add_to_one_file_and_read_it_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Chosen::open(&properties("NVIDIA H100 80GB HBM3"), Some(folder.path()));
+        let open = || open("NVIDIA H100 80GB HBM3", Some(folder.path()), None).unwrap();
         let (mut first, mut second) = (open(), open());
         first.set("a".to_owned(), 64, algorithm(1));
         second.set("b".to_owned(), 64, algorithm(2));
         let third = open();
-        assert_eq!(third.get("a", 64).unwrap().data, [1; 8]);
-        assert_eq!(third.get("b", 64).unwrap().data, [2; 8]);
-        assert!(first.get("b", 64).is_none());
+        assert_eq!(number(third.get("a", 64)), Some(1));
+        assert_eq!(number(third.get("b", 64)), Some(2));
+        assert_eq!(number(first.get("b", 64)), None);
     }
 
     #[test]
     fn a_product_of_nearly_as_many_rows_takes_the_nearest_ones_algorithm() {
-        let mut chosen = Chosen::open(&properties("A"), None);
+        let mut chosen = open("A", None, None).unwrap();
         chosen.set("a".to_owned(), 1088, algorithm(1));
         chosen.set("a".to_owned(), 4160, algorithm(4));
-        let of = |rows| chosen.nearest("a", rows).map(|found| found.data[0]);
+        let of = |rows| number(chosen.nearest("a", rows));
         assert_eq!([1120, 2100, 4608, 8000].map(of), [1, 1, 4, 4].map(Some));
         assert_eq!([100, 9000].map(of), [None, None]);
         assert!(chosen.nearest("b", 1088).is_none());
@@ -127,22 +218,49 @@ mod tests {
     #[test]
     fn another_gpu_has_another_file() {
         let folder = tempfile::tempdir().unwrap();
-        Chosen::open(&properties("A"), Some(folder.path())).set("a".to_owned(), 64, algorithm(1));
-        assert!(
-            Chosen::open(&properties("B"), Some(folder.path()))
-                .get("a", 64)
-                .is_none()
-        );
+        let open = |gpu| open(gpu, Some(folder.path()), None).unwrap();
+        open("A").set("a".to_owned(), 64, algorithm(1));
+        assert!(open("B").get("a", 64).is_none());
     }
 
     #[test]
-    fn a_damaged_file_is_as_good_as_none() {
+    fn a_damaged_file_in_the_cache_is_as_good_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(file_name(&properties("A"))), "{").unwrap();
-        assert!(
-            Chosen::open(&properties("A"), Some(folder.path()))
-                .get("a", 64)
-                .is_none()
+        let name = Platform::of(&properties("A")).file_name();
+        fs::write(folder.path().join(name), "{").unwrap();
+        let chosen = open("A", Some(folder.path()), None).unwrap();
+        assert!(chosen.get("a", 64).is_none());
+    }
+
+    #[test]
+    fn an_exported_table_gives_another_machine_the_same_algorithms() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, file) = (
+            folder.path().join("cache"),
+            folder.path().join("table.json"),
         );
+        let mut tuned = open("A", None, None).unwrap();
+        tuned.set("a".to_owned(), 64, algorithm(1));
+        tuned.export(&file).unwrap();
+        let mut own = open("A", Some(&cache), None).unwrap();
+        own.set("a".to_owned(), 64, algorithm(2));
+        own.set("a".to_owned(), 96, algorithm(3));
+        let other = open("A", Some(&cache), Some(&file)).unwrap();
+        assert_eq!(number(other.get("a", 64)), Some(1));
+        assert_eq!(number(other.get("a", 96)), Some(3));
+    }
+
+    #[test]
+    fn a_table_of_another_platform_is_passed_over_and_one_that_is_none_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("table.json");
+        let mut tuned = open("A", None, None).unwrap();
+        tuned.set("a".to_owned(), 64, algorithm(1));
+        tuned.export(&file).unwrap();
+        let other = open("B", None, Some(&file)).unwrap();
+        assert!(other.get("a", 64).is_none());
+        fs::write(&file, "{").unwrap();
+        let refused = open("A", None, Some(&file)).err().unwrap().to_string();
+        assert!(refused.contains("table.json cannot be read"), "{refused}");
     }
 }

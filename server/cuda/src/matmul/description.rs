@@ -189,6 +189,26 @@ impl Description {
         Ok(start.elapsed_ms(&end)?)
     }
 
+    /// Milliseconds of a product whose operands no cache has: the scratch memory is larger than any.
+    pub(super) fn time_cold(
+        &self,
+        gpu: &Gpu,
+        operands: &Operands,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+    ) -> Result<f32, GpuError> {
+        let event = || {
+            gpu.stream()
+                .context()
+                .new_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+        };
+        let (start, end) = (event()?, event()?);
+        gpu.clear(operands.workspace)?;
+        start.record(gpu.stream())?;
+        self.run(gpu, operands, algorithm)?;
+        end.record(gpu.stream())?;
+        Ok(start.elapsed_ms(&end)?)
+    }
+
     pub(super) fn run(
         &self,
         gpu: &Gpu,

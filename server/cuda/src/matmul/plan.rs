@@ -10,7 +10,10 @@ use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t as Algorithm;
 use std::time::{Duration, Instant};
 
 /// Products of fewer multiplications take the first algorithm: their time is the launch.
-const WORTH_TUNING: usize = 1 << 30;
+const WORTH_TUNING: usize = 1 << 28;
+
+/// Products of fewer rows take as long as it takes to read their weight, which no cache has when its turn comes again.
+const FEW_ROWS: usize = 512;
 
 /// For products of fewer multiplications the offered algorithms are compared alone.
 const WORTH_SEARCHING: usize = 1 << 34;
@@ -57,6 +60,7 @@ impl Plan {
                 gpu,
                 operands,
                 description: &description,
+                cold: product.m < FEW_ROWS,
             };
             let algorithm = tuning.fastest(&offered, size >= WORTH_SEARCHING)?;
             chosen.set(key, product.m, algorithm);
@@ -81,6 +85,8 @@ struct Tuning<'a> {
     gpu: &'a Gpu,
     operands: &'a Operands,
     description: &'a Description,
+    /// Whether operands come from memory each time.
+    cold: bool,
 }
 
 impl Tuning<'_> {
@@ -97,8 +103,15 @@ impl Tuning<'_> {
     }
 
     fn time(&self, algorithm: &Algorithm, runs: usize) -> Result<f32, GpuError> {
-        self.description
-            .time(self.gpu, self.operands, algorithm, runs)
+        let Self { gpu, operands, .. } = self;
+        if !self.cold {
+            return self.description.time(gpu, operands, algorithm, runs);
+        }
+        let mut sum = 0.0;
+        for _ in 0..runs {
+            sum += self.description.time_cold(gpu, operands, algorithm)?;
+        }
+        Ok(sum)
     }
 
     /// The fastest of algorithms that take turns: what the card's clock does meanwhile concerns all of them.
