@@ -27,6 +27,8 @@ extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const ui
   const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
   const bool inside = threadIdx.x < vectors;
   float added[8] = {}, values[8] = {}, w[8], s[8], sum = 0.f;
+  // On its way while the first norm is computed.
+  const uint4 before = inside ? x[at] : uint4();
   if (inside) unpack8(h[at], added);
   if (weight) {
 #pragma unroll
@@ -44,7 +46,7 @@ extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const ui
 #pragma unroll
       for (int i = 0; i < 8; i++) added[i] *= s[i];
     }
-    unpack8(x[at], values);
+    unpack8(before, values);
 #pragma unroll
     for (int i = 0; i < 8; i++) values[i] += added[i];
     const uint4 rounded = pack8(values);

@@ -37,33 +37,25 @@ __device__ __forceinline__ void load8(const float *source, float *values) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
 
-// The sum of one value of each thread, in every thread, always in the same order. At most 1024 threads, whole warps.
-__device__ __forceinline__ float block_sum(float value) {
-  __shared__ float warps[33];
+// What one value of each thread makes together, in every thread, always in the same order. At most 1024 threads, whole
+// warps: each reduces its own, and then the results of all of them.
+template <class Combine>
+__device__ __forceinline__ float block_reduce(float value, float none, Combine combine) {
+  __shared__ float warps[32];
+  for (int offset = 16; offset; offset >>= 1) value = combine(value, __shfl_xor_sync(~0u, value, offset));
+  // What was reduced before may still be read.
   __syncthreads();
-  for (int offset = 16; offset; offset >>= 1) value += __shfl_xor_sync(~0u, value, offset);
   if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = value;
   __syncthreads();
-  if (threadIdx.x < 32) {
-    float sum = threadIdx.x < blockDim.x >> 5 ? warps[threadIdx.x] : 0.f;
-    for (int offset = 16; offset; offset >>= 1) sum += __shfl_xor_sync(~0u, sum, offset);
-    if (threadIdx.x == 0) warps[32] = sum;
-  }
-  __syncthreads();
-  return warps[32];
+  value = (threadIdx.x & 31) < blockDim.x >> 5 ? warps[threadIdx.x & 31] : none;
+  for (int offset = 16; offset; offset >>= 1) value = combine(value, __shfl_xor_sync(~0u, value, offset));
+  return value;
+}
+
+__device__ __forceinline__ float block_sum(float value) {
+  return block_reduce(value, 0.f, [](float one, float other) { return one + other; });
 }
 
 __device__ __forceinline__ float block_max(float value) {
-  __shared__ float warps[33];
-  __syncthreads();
-  for (int offset = 16; offset; offset >>= 1) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
-  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = value;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    float most = threadIdx.x < blockDim.x >> 5 ? warps[threadIdx.x] : -3.4e38f;
-    for (int offset = 16; offset; offset >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
-    if (threadIdx.x == 0) warps[32] = most;
-  }
-  __syncthreads();
-  return warps[32];
+  return block_reduce(value, -3.4e38f, [](float one, float other) { return fmaxf(one, other); });
 }
