@@ -169,11 +169,12 @@ impl CudaExecutor {
 
     /// Bytes of the arena that a request's parts need, one after the other.
     fn needs(&self, sizes: Sizes) -> Result<usize, GpuError> {
-        let (height, width) = (2 * sizes.rows, 2 * sizes.columns);
+        let latents = (2 * sizes.rows, 2 * sizes.columns);
+        let room = self.arena.room(self.gpu())?;
         Ok([
             self.transformer.bytes(sizes)?,
             self.caption_bytes(sizes.caption)?,
-            self.decoder.bytes(height, width)?,
+            self.decoder.bytes(latents, room)?,
         ]
         .into_iter()
         .fold(0, usize::max))

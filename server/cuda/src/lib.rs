@@ -26,6 +26,7 @@ pub use error::{GpuError, LoadError};
 pub use executor::{CudaExecutor, CudaOptions, eager_forwards};
 pub use gpu::{Gpu, GpuOptions, Properties};
 pub use memory::{Layout, Memory, Region};
+pub use vae::decoded_in_strips;
 
 use std::io::{self, Write as _};
 use std::path::Path;

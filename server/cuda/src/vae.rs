@@ -4,13 +4,18 @@ mod attention;
 mod decoder;
 mod encoder;
 mod layers;
+mod steps;
+mod strips;
 
 pub(crate) use decoder::Decoder;
+pub use decoder::decoded_in_strips;
 pub(crate) use encoder::Encoder;
 
+use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::memory::{Layout, Region};
 use crate::ops::BF16;
+use steps::{Measured, Place, Steps};
 use zimage_checkpoint::config::VaeConfig;
 
 /// The channels of a pixel are at most these, which is what the group norm's shared memory holds.
@@ -54,6 +59,27 @@ struct Work {
 impl Work {
     fn swap(&mut self) {
         std::mem::swap(&mut self.x, &mut self.spare);
+    }
+
+    /// Takes steps from `x` to `x`.
+    fn take(&mut self, steps: &Steps<'_>, compute: &Compute, size: Size) -> Result<(), GpuError> {
+        let mut statistics = Measured {
+            compute,
+            scratch: self.statistics,
+        };
+        steps.run(compute, size, self, &mut statistics)?;
+        if steps.image() == Place::Spare {
+            self.swap();
+        }
+        Ok(())
+    }
+
+    const fn at(&self, place: Place) -> Region {
+        match place {
+            Place::X => self.x,
+            Place::Spare => self.spare,
+            Place::Inner => self.inner,
+        }
     }
 }
 

@@ -496,9 +496,11 @@ fn convolve(
 
 fn group_norms(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
-    for (pixels, channels, groups) in [(49, 12, 6), (1024, 36, 6), (5000, 512, 32)] {
+    for (height, width, channels, groups) in [(7, 7, 12, 6), (32, 32, 36, 6), (50, 100, 512, 32)] {
+        let pixels = height * width;
         let sizes = Groups {
-            pixels,
+            height,
+            width,
             channels,
             stride: channels.next_multiple_of(8),
             groups,

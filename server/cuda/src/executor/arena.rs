@@ -26,6 +26,18 @@ impl Arena {
         self.memory.as_ref().map_or(Region::NONE, Memory::region)
     }
 
+    /// Bytes that the arena may have: what nothing else uses of what may be used.
+    pub(super) fn room(&self, gpu: &Gpu) -> Result<usize, GpuError> {
+        let (free, all) = gpu.memory()?;
+        let others = all - free - self.region().bytes();
+        Ok(self.most(all).saturating_sub(others))
+    }
+
+    /// Bytes of the GPU's memory that may be used.
+    fn most(&self, all: usize) -> usize {
+        self.limit.map_or(all, |limit| limit.min(all))
+    }
+
     /// What is never given back.
     pub(super) fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<(), GpuError> {
         self.grow(gpu, bytes)?;
@@ -41,7 +53,7 @@ impl Arena {
         }
         let (free, all) = gpu.memory()?;
         let after = all - free - has + bytes;
-        let most = self.limit.map_or(all, |limit| limit.min(all));
+        let most = self.most(all);
         if after > most {
             return Err(GpuError::NoRoom {
                 needs: after,

@@ -13,7 +13,8 @@ impl CudaExecutor {
         latents: Region,
         (height, width): (usize, usize),
     ) -> Result<Vec<u8>, GpuError> {
-        let scratch = self.scratch(self.decoder.bytes(height, width)?)?;
+        let room = self.arena.room(self.gpu())?;
+        let scratch = self.scratch(self.decoder.bytes((height, width), room)?)?;
         let pixels = self
             .decoder
             .decode(&self.compute, scratch, latents, (height, width))?;

@@ -2,15 +2,29 @@
 
 use super::attention::MiddleBlock;
 use super::layers::{Conv, Norm, Resnet};
-use super::{Needs, Size, Work, supported};
+use super::steps::Steps;
+use super::strips::{StripWork, Strips};
+use super::{Size, Work, supported};
 use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
 use crate::memory::{Layout, Memory, Region};
-use crate::ops::image::{Latents, from_latents, to_bytes, upsample};
+use crate::ops::image::{Latents, from_latents, to_bytes};
 use crate::weights::Loader;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zimage_checkpoint::config::VaeConfig;
 use zimage_checkpoint::{Checkpoint, Component};
+
+/// Numbers of strips that are tried, the fewest first.
+const STRIPS: [usize; 7] = [2, 3, 4, 6, 8, 12, 16];
+
+/// Images of this process that were decoded in strips.
+static IN_STRIPS: AtomicU64 = AtomicU64::new(0);
+
+/// Images of this process for whose decoding memory was short: slower, and as right.
+pub fn decoded_in_strips() -> u64 {
+    IN_STRIPS.load(Ordering::Relaxed)
+}
 
 /// From latents to pixels.
 pub(crate) struct Decoder {
@@ -85,33 +99,130 @@ impl Decoder {
         }
     }
 
-    /// Bytes that decoding latents of a height and width needs.
-    pub(crate) fn bytes(&self, height: usize, width: usize) -> Result<usize, GpuError> {
+    /// The layers from the upsampling before an up block on, and the size of the image that they read. Of no block: the
+    /// last norm and convolution alone.
+    fn tail(&self, first: usize, latents: Size) -> (Steps<'_>, Size) {
+        let (before, blocks) = self.up_blocks.split_at(first);
+        let mut steps = Steps::new();
+        let mut size = self.conv_in.after(latents);
+        for (number, block) in before.iter().enumerate() {
+            for resnet in &block.resnets {
+                size = resnet.after(size);
+            }
+            match &block.upsampler {
+                Some(conv) if number + 1 == first => steps.upsample(conv),
+                Some(_) => size = doubled(size),
+                None => {}
+            }
+        }
+        for block in blocks {
+            for resnet in &block.resnets {
+                steps.resnet(resnet);
+            }
+            if let Some(conv) = &block.upsampler {
+                steps.upsample(conv);
+            }
+        }
+        steps.norm_and_conv(&self.norm_out, &self.conv_out);
+        (steps, size)
+    }
+
+    /// The layers of the up blocks before one, without the upsampling that comes last.
+    fn head(&self, first: usize) -> Steps<'_> {
+        let mut steps = Steps::new();
+        for (number, block) in self.up_blocks[..first].iter().enumerate() {
+            for resnet in &block.resnets {
+                steps.resnet(resnet);
+            }
+            match &block.upsampler {
+                Some(conv) if number + 1 < first => steps.upsample(conv),
+                _ => {}
+            }
+        }
+        steps
+    }
+
+    /// How an image is decoded within some memory: as a whole if there is room, else with as few layers in as few strips
+    /// as fit; the least where nothing does.
+    fn way(&self, latents: Size, most: usize) -> Result<Way<'_>, GpuError> {
+        let blocks = self.up_blocks.len();
+        let (steps, size) = self.tail(blocks, latents);
+        let whole = Way {
+            head: self.head(blocks),
+            tail: Tail::Whole(steps, size),
+        };
+        if self.way_bytes(&whole, latents)? <= most {
+            return Ok(whole);
+        }
+        let mut least: Option<(usize, Way<'_>)> = None;
+        for first in (1..blocks).rev() {
+            for count in STRIPS {
+                let (steps, size) = self.tail(first, latents);
+                let unit = Strips::unit(&steps, size);
+                let rows = size.height.div_ceil(count).next_multiple_of(unit);
+                let way = Way {
+                    head: self.head(first),
+                    tail: Tail::Strips(Strips { steps, size, rows }),
+                };
+                let bytes = self.way_bytes(&way, latents)?;
+                if bytes <= most {
+                    return Ok(way);
+                }
+                if least.as_ref().is_none_or(|(least, _)| bytes < *least) {
+                    least = Some((bytes, way));
+                }
+            }
+        }
+        Ok(least.map_or(whole, |(_, way)| way))
+    }
+
+    fn way_bytes(&self, way: &Way<'_>, latents: Size) -> Result<usize, GpuError> {
         let mut layout = Layout::measure();
-        self.lay_out(&mut layout, self.latents(height, width))?;
+        self.lay_out(&mut layout, way, latents)?;
         Ok(layout.used())
     }
 
-    fn lay_out(&self, layout: &mut Layout, latents: Size) -> Result<(Work, Region), GpuError> {
-        let mut needs = Needs {
-            image: latents.bytes(),
-            ..Needs::default()
-        };
-        let mut size = self.conv_in.after(latents);
-        needs.at_least(self.middle.needs(size)?);
-        for block in &self.up_blocks {
-            for resnet in &block.resnets {
-                needs.at_least(resnet.needs(size));
-                size = resnet.after(size);
+    /// Bytes that decoding latents of a height and width needs, where so many can be had.
+    pub(crate) fn bytes(
+        &self,
+        (height, width): (usize, usize),
+        most: usize,
+    ) -> Result<usize, GpuError> {
+        let latents = self.latents(height, width);
+        self.way_bytes(&self.way(latents, most)?, latents)
+    }
+
+    fn lay_out(&self, layout: &mut Layout, way: &Way<'_>, latents: Size) -> Result<Laid, GpuError> {
+        let size = self.conv_in.after(latents);
+        let (mut head, _) = way.head.needs(size);
+        head.image = head.image.max(latents.bytes());
+        head.at_least(self.middle.needs(size)?);
+        let scale = 1 << (self.up_blocks.len() - 1);
+        let bytes = layout.take(3 * scale * scale * latents.pixels())?;
+        match &way.tail {
+            Tail::Whole(steps, size) => {
+                head.at_least(steps.needs(*size).0);
+                Ok(Laid {
+                    bytes,
+                    work: head.lay_out(layout)?,
+                    strips: None,
+                })
             }
-            if block.upsampler.is_some() {
-                size = doubled(size);
-                needs.image = needs.image.max(size.bytes());
+            Tail::Strips(strips) => {
+                let image = layout.take(strips.size.bytes())?;
+                // The first layers are over when the strips begin.
+                let mut of_head = Layout::measure();
+                head.lay_out(&mut of_head)?;
+                let mut of_strips = Layout::measure();
+                strips.lay_out(&mut of_strips)?;
+                let shared = layout.take(of_head.used().max(of_strips.used()))?;
+                Ok(Laid {
+                    bytes,
+                    work: head.lay_out(&mut Layout::over(shared))?,
+                    strips: Some((image, strips.lay_out(&mut Layout::over(shared))?)),
+                })
             }
         }
-        needs.at_least(self.norm_out.needs(size));
-        let bytes = layout.take(3 * size.pixels())?;
-        Ok((needs.lay_out(layout)?, bytes))
     }
 
     /// The pixels (8 * height, 8 * width, 3) of latents (channels, height, width), within the scratch memory.
@@ -123,8 +234,13 @@ impl Decoder {
         (height, width): (usize, usize),
     ) -> Result<Region, GpuError> {
         let gpu = &compute.gpu;
-        let mut size = self.latents(height, width);
-        let (mut work, bytes) = self.lay_out(&mut Layout::over(scratch), size)?;
+        let size = self.latents(height, width);
+        let way = self.way(size, scratch.bytes())?;
+        let Laid {
+            bytes,
+            mut work,
+            strips,
+        } = self.lay_out(&mut Layout::over(scratch), &way, size)?;
         let scales = (
             self.config.scaling_factor as f32,
             self.config.shift_factor as f32,
@@ -136,27 +252,43 @@ impl Decoder {
         };
         from_latents(gpu, of_latents, work.spare, latents, scales)?;
         self.conv_in.run(compute, size, work.x, work.spare, None)?;
-        size = self.conv_in.after(size);
+        let size = self.conv_in.after(size);
         self.middle.run(compute, size, &mut work)?;
-        for block in &self.up_blocks {
-            for resnet in &block.resnets {
-                size = resnet.run(compute, size, &mut work)?;
+        work.take(&way.head, compute, size)?;
+        match (&way.tail, strips) {
+            (Tail::Strips(strips), Some((image, own))) => {
+                IN_STRIPS.fetch_add(1, Ordering::Relaxed);
+                gpu.copy(image, work.x, strips.size.bytes())?;
+                strips.run(compute, &own, image, bytes)?;
             }
-            if let Some(conv) = &block.upsampler {
-                let from = (size.height, size.width, size.stride());
-                upsample(gpu, work.spare, work.x, from)?;
-                size = doubled(size);
-                conv.run(compute, size, work.x, work.spare, None)?;
+            (Tail::Strips(Strips { steps, size, .. }) | Tail::Whole(steps, size), _) => {
+                work.take(steps, compute, *size)?;
+                let (_, after) = steps.needs(*size);
+                to_bytes(gpu, bytes, work.x, (after.pixels(), after.stride()))?;
             }
         }
-        let images = (work.x, work.x);
-        self.norm_out
-            .run(compute, size, images, work.statistics, true)?;
-        self.conv_out.run(compute, size, work.spare, work.x, None)?;
-        let stride = self.conv_out.after(size).stride();
-        to_bytes(gpu, bytes, work.spare, (size.pixels(), stride))?;
         Ok(bytes)
     }
+}
+
+/// How an image is decoded.
+struct Way<'a> {
+    /// The up blocks that are computed as a whole.
+    head: Steps<'a>,
+    tail: Tail<'a>,
+}
+
+enum Tail<'a> {
+    Whole(Steps<'a>, Size),
+    Strips(Strips<'a>),
+}
+
+/// Memory of a way.
+struct Laid {
+    bytes: Region,
+    work: Work,
+    /// The image between head and strips, and the strips' own.
+    strips: Option<(Region, StripWork)>,
 }
 
 const fn doubled(size: Size) -> Size {

@@ -1,11 +1,12 @@
 //! Norms, convolutions and residual blocks.
 
+use super::steps::Steps;
 use super::{Needs, Size, Work};
 use crate::compute::Compute;
 use crate::dnn::Convolution;
 use crate::error::{GpuError, LoadError};
 use crate::memory::Region;
-use crate::ops::group_norm::{Groups, group_norm};
+use crate::ops::group_norm::{self, Groups, group_norm};
 use crate::weights::Loader;
 
 /// A group norm's weights.
@@ -13,6 +14,7 @@ use crate::weights::Loader;
 pub(super) struct Norm {
     weight: Region,
     bias: Region,
+    pub(super) channels: usize,
     groups: usize,
 }
 
@@ -26,13 +28,15 @@ impl Norm {
         Ok(Self {
             weight: loader.vectors(&[(format!("{name}.weight"), channels)])?,
             bias: loader.vectors(&[(format!("{name}.bias"), channels)])?,
+            channels,
             groups,
         })
     }
 
     fn sizes(&self, size: Size) -> Groups {
         Groups {
-            pixels: size.pixels(),
+            height: size.height,
+            width: size.width,
             channels: size.channels,
             stride: size.stride(),
             groups: self.groups,
@@ -44,6 +48,46 @@ impl Norm {
             statistics: self.sizes(size).scratch(),
             ..Needs::default()
         }
+    }
+
+    /// Rows that are added up together.
+    pub(super) fn rows_together(&self, size: Size) -> usize {
+        self.sizes(size).rows_together()
+    }
+
+    /// Adds up some rows of an image of a size, of which x holds these alone.
+    pub(super) fn add_up(
+        &self,
+        compute: &Compute,
+        whole: Size,
+        rows: (usize, usize),
+        x: Region,
+        statistics: Region,
+    ) -> Result<(), GpuError> {
+        group_norm::add_up(&compute.gpu, self.sizes(whole), rows, x, statistics)
+    }
+
+    /// Makes statistics of what was added up of every row.
+    pub(super) fn settle(
+        &self,
+        compute: &Compute,
+        whole: Size,
+        statistics: Region,
+    ) -> Result<(), GpuError> {
+        group_norm::settle(&compute.gpu, self.sizes(whole), statistics)
+    }
+
+    /// `y = norm(x)` by statistics, through silu. y may be x.
+    pub(super) fn apply(
+        &self,
+        compute: &Compute,
+        size: Size,
+        images: (Region, Region),
+        statistics: Region,
+    ) -> Result<(), GpuError> {
+        let weights = (self.weight, self.bias);
+        let sizes = self.sizes(size);
+        group_norm::apply(&compute.gpu, sizes, images, weights, statistics, true)
     }
 
     /// `y = norm(x)`, through silu with `activate`. y may be x.
@@ -72,9 +116,9 @@ impl Norm {
 pub(super) struct Conv {
     weight: Region,
     bias: Region,
-    inputs: usize,
+    pub(super) inputs: usize,
     outputs: usize,
-    kernel: usize,
+    pub(super) kernel: usize,
 }
 
 impl Conv {
@@ -149,11 +193,11 @@ impl Conv {
 
 /// diffusers' `ResnetBlock2D` without a time embedding.
 pub(super) struct Resnet {
-    norm1: Norm,
-    conv1: Conv,
-    norm2: Norm,
-    conv2: Conv,
-    conv_shortcut: Option<Conv>,
+    pub(super) norm1: Norm,
+    pub(super) conv1: Conv,
+    pub(super) norm2: Norm,
+    pub(super) conv2: Conv,
+    pub(super) conv_shortcut: Option<Conv>,
 }
 
 impl Resnet {
@@ -181,15 +225,9 @@ impl Resnet {
     }
 
     pub(super) fn needs(&self, size: Size) -> Needs {
-        let after = self.after(size);
-        let mut needs = Needs {
-            image: size.bytes().max(after.bytes()),
-            inner: after.bytes(),
-            ..Needs::default()
-        };
-        needs.at_least(self.norm1.needs(size));
-        needs.at_least(self.norm2.needs(after));
-        needs
+        let mut steps = Steps::new();
+        steps.resnet(self);
+        steps.needs(size).0
     }
 
     /// From `work.x` to `work.x`.
@@ -199,30 +237,9 @@ impl Resnet {
         size: Size,
         work: &mut Work,
     ) -> Result<Size, GpuError> {
-        let after = self.after(size);
-        self.norm1
-            .run(compute, size, (work.spare, work.x), work.statistics, true)?;
-        self.conv1
-            .run(compute, size, work.inner, work.spare, None)?;
-        self.norm2.run(
-            compute,
-            after,
-            (work.inner, work.inner),
-            work.statistics,
-            true,
-        )?;
-        match &self.conv_shortcut {
-            Some(shortcut) => {
-                shortcut.run(compute, size, work.spare, work.x, None)?;
-                self.conv2
-                    .run(compute, after, work.x, work.inner, Some(work.spare))?;
-            }
-            None => {
-                self.conv2
-                    .run(compute, after, work.spare, work.inner, Some(work.x))?;
-                work.swap();
-            }
-        }
-        Ok(after)
+        let mut steps = Steps::new();
+        steps.resnet(self);
+        work.take(&steps, compute, size)?;
+        Ok(self.after(size))
     }
 }
