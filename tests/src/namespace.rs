@@ -11,6 +11,9 @@ use serde_json::json;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 
+/// How the names of tests' namespaces begin.
+pub const PREFIX: &str = "zimage-test-";
+
 /// Runs `test` in a fresh namespace that enforces the restricted pod security standard, and deletes it afterwards.
 /// What a failed test left in it is printed before.
 ///
@@ -22,7 +25,7 @@ where
 {
     let namespace: Namespace = serde_json::from_value(json!({
         "metadata": {
-            "generateName": "zimage-test-",
+            "generateName": PREFIX,
             "labels": {"pod-security.kubernetes.io/enforce": "restricted", "zimage.dev/test": "true"},
         },
     }))?;

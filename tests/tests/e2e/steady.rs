@@ -16,6 +16,7 @@ use zimage_crds::Tier;
 use zimage_tests::commands::kubectl;
 use zimage_tests::documents::identity;
 use zimage_tests::manifest::Change;
+use zimage_tests::namespace::PREFIX;
 use zimage_tests::wait;
 
 /// Kinds that the operator or the garbage collector could write. Leases are renewed and the kubelet writes a pod's status
@@ -87,7 +88,10 @@ async fn alone_in_the_cluster(scene: &Scene) -> Result<()> {
     let of_servers = ListParams::default().labels("app.kubernetes.io/name=zimage");
     wait::until("the pods of other tests to be gone", PATIENCE, async || {
         let found = pods.list(&of_servers).await?;
-        let elsewhere = |pod: &Pod| pod.namespace().as_ref() != Some(&scene.namespace);
+        let elsewhere = |pod: &Pod| {
+            let namespace = pod.namespace().unwrap_or_default();
+            namespace != scene.namespace && namespace.starts_with(PREFIX)
+        };
         Ok((!found.items.iter().any(elsewhere)).then_some(()))
     })
     .await
