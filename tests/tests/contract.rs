@@ -6,10 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 use zimage_crds::ZImageDeployment;
+use zimage_operator::observe::{UTILIZATION, WAITING};
+use zimage_operator::reconcile::MODEL_INVALID;
 use zimage_operator::reconcile::build::{Images, children};
 use zimage_tests::manifest::{Change, valid};
-use zimage_tests::wait;
+use zimage_tests::{repository, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -140,57 +143,119 @@ fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-#[tokio::test]
-async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows_the_figures_that_are_read()
--> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let model = folder.path().join("turbo");
-    let made = Command::new(program("zimage-server")?)
-        .args(["make-model", "--out"])
-        .arg(&model)
-        .status()?;
-    ensure!(made.success(), "make-model failed");
-    let container = container("primary")?;
-    let (api, metrics) = (free_address()?, free_address()?);
-    let arguments =
-        arguments(&container)
-            .into_iter()
-            .map(|argument| match argument.split_once('=') {
-                Some(("--model", _)) => format!("--model={}", model.display()),
-                Some(("--listen", _)) => format!("--listen={api}"),
-                Some(("--metrics-listen", _)) => format!("--metrics-listen={metrics}"),
-                _ => argument,
-            });
-    let server = Command::new(program("zimage-server")?)
-        .args(arguments)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _server = Running(server);
+/// A server as the operator starts it, with a tiny model and ports of its own.
+struct Server {
+    container: Value,
+    api: SocketAddr,
+    metrics: SocketAddr,
+    _process: Running,
+    _model: TempDir,
+}
 
-    let http = reqwest::Client::new();
-    let get = async |address: SocketAddr, path: &str| -> Result<String> {
-        let response = http
-            .get(format!("http://{address}{path}"))
-            .send()
-            .await?
-            .error_for_status()?;
-        Ok(response.text().await?)
-    };
-    for probe in ["livenessProbe", "readinessProbe"] {
-        let path = container[probe]["httpGet"]["path"]
-            .as_str()
-            .context("an HTTP probe")?;
-        assert_eq!(container[probe]["httpGet"]["port"], "http");
-        wait::until(path, PATIENCE, async || Ok(Some(get(api, path).await?))).await?;
+impl Server {
+    async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let model = folder.path().join("turbo");
+        let made = Command::new(program("zimage-server")?)
+            .args(["make-model", "--out"])
+            .arg(&model)
+            .status()?;
+        ensure!(made.success(), "make-model failed");
+        let container = container("primary")?;
+        let (api, metrics) = (free_address()?, free_address()?);
+        let arguments =
+            arguments(&container)
+                .into_iter()
+                .map(|argument| match argument.split_once('=') {
+                    Some(("--model", _)) => format!("--model={}", model.display()),
+                    Some(("--listen", _)) => format!("--listen={api}"),
+                    Some(("--metrics-listen", _)) => format!("--metrics-listen={metrics}"),
+                    _ => argument,
+                });
+        let process = Command::new(program("zimage-server")?)
+            .args(arguments)
+            .stderr(Stdio::null())
+            .spawn()?;
+        let server = Self {
+            container,
+            api,
+            metrics,
+            _process: Running(process),
+            _model: folder,
+        };
+        for probe in ["livenessProbe", "readinessProbe"] {
+            server.answers(probe).await?;
+        }
+        Ok(server)
     }
-    let figures = get(metrics, "/metrics").await?;
-    for family in ["zimage_requests_waiting", "zimage_requests_running"] {
+
+    /// Waits until a probe of the container succeeds.
+    async fn answers(&self, probe: &str) -> Result<()> {
+        let probe = &self.container[probe]["httpGet"];
+        ensure!(probe["port"] == "http", "{probe}");
+        let path = probe["path"].as_str().context("an HTTP probe")?;
+        let get = async || Ok(Some(get(self.api, path).await?));
+        wait::until(path, PATIENCE, get).await.map(drop)
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let response = reqwest::get(format!("http://{address}{path}")).await?;
+    Ok(response.error_for_status()?.text().await?)
+}
+
+#[tokio::test]
+async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows_the_queue()
+-> Result<()> {
+    let server = Server::start().await?;
+    let figures = get(server.metrics, "/metrics").await?;
+    for family in [WAITING, "zimage_requests_running"] {
+        let sample = format!("{family} ");
         assert!(
-            figures
-                .lines()
-                .any(|line| line.starts_with(&format!("{family} "))),
+            figures.lines().any(|line| line.starts_with(&sample)),
             "no {family} in {figures}"
         );
     }
+    Ok(())
+}
+
+/// A server shows it only where there is a GPU, so the sources are asked.
+#[test]
+fn the_utilisation_is_shown_by_the_name_that_the_operator_reads() {
+    for source in ["server/src/nvml.rs", "tests/testserver/src/load.rs"] {
+        let name = format!("\"{UTILIZATION}\"");
+        assert!(repository::read(source).contains(&name), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn gateway_and_server_take_bodies_of_one_size() -> Result<()> {
+    let gateway = arguments(&container("gateway")?);
+    let most = gateway
+        .iter()
+        .find_map(|argument| argument.strip_prefix("--max-body-bytes="))
+        .context("the gateway has a bound")?
+        .parse()?;
+    let server = Server::start().await?;
+    let url = format!("http://{}/v1/images/generations", server.api);
+    let post = async |length: usize| -> Result<u16> {
+        let request = reqwest::Client::new().post(&url).body(vec![b' '; length]);
+        Ok(request.send().await?.status().as_u16())
+    };
+    assert_eq!(post(most).await?, 400, "read, though it is no JSON");
+    assert_eq!(post(most + 1).await?, 413);
+    Ok(())
+}
+
+#[test]
+fn the_fault_of_a_model_is_told_in_the_words_that_the_operator_looks_for() -> Result<()> {
+    let server = Command::new(program("zimage-server")?)
+        .args(["serve", "--model=/nowhere"])
+        .args(["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
+        .output()?;
+    let log = [server.stdout, server.stderr].concat();
+    let log = String::from_utf8_lossy(&log);
+    assert_eq!(server.status.code(), Some(3), "{log}");
+    assert!(log.contains(&format!("{MODEL_INVALID} ")), "{log}");
     Ok(())
 }
