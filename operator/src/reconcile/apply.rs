@@ -140,8 +140,34 @@ fn contains(live: &Value, wanted: &Value) -> bool {
                     .zip(live)
                     .all(|(wanted, live)| contains(live, wanted))
         }
+        (Value::String(live), Value::String(wanted)) => {
+            live == wanted || quantity(live).is_some_and(|live| Some(live) == quantity(wanted))
+        }
         _ => live == wanted,
     }
+}
+
+/// The value of a quantity such as `500m`, `0.5` or `1Gi`: the API server writes it its own way.
+///
+/// <https://kubernetes.io/docs/reference/kubernetes-api/definitions/quantity-resource-definition/>
+fn quantity(text: &str) -> Option<f64> {
+    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.'));
+    let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
+    let number: f64 = number.parse().ok()?;
+    Some(match suffix {
+        // Divided: 0.001 has no exact form.
+        "m" => number / 1e3,
+        "" => number,
+        "k" => number * 1e3,
+        "M" => number * 1e6,
+        "G" => number * 1e9,
+        "T" => number * 1e12,
+        "Ki" => number * 1024.0,
+        "Mi" => number * 1024_f64.powi(2),
+        "Gi" => number * 1024_f64.powi(3),
+        "Ti" => number * 1024_f64.powi(4),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -161,6 +187,17 @@ mod tests {
         live.data["spec"]["revisionHistoryLimit"] = json!(10);
         live.data["status"] = json!({"replicas": 1});
         assert!(is_as_wanted(&wanted, &live));
+    }
+
+    #[test]
+    fn quantities_as_the_api_server_writes_them_are_no_difference() {
+        let resources = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+        let live = resources("500m", "1Gi");
+        assert!(contains(&live, &resources("0.5", "1024Mi")));
+        assert!(!contains(&live, &resources("0.6", "1Gi")));
+        assert!(!contains(&live, &resources("500m", "1G")));
+        assert!(contains(&json!("1"), &json!("1000m")));
+        assert!(!contains(&json!("a"), &json!("b")));
     }
 
     #[test]
