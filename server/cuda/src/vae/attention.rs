@@ -206,3 +206,28 @@ impl MiddleBlock {
         Ok(())
     }
 }
+
+/// A block without weights, to see what memory it needs.
+#[cfg(test)]
+pub(super) fn sized(channels: usize) -> MiddleBlock {
+    use super::layers::sized::{norm, resnet};
+    let linear = Linear {
+        weight: Region::NONE,
+        bias: None,
+        outputs: channels,
+        inputs: channels,
+        output: Output::Bf16,
+    };
+    MiddleBlock {
+        first: resnet((channels, channels)),
+        attention: Attention {
+            group_norm: norm(channels),
+            to_q: linear,
+            to_k: linear,
+            to_v: linear,
+            to_out: linear,
+            channels,
+        },
+        second: resnet((channels, channels)),
+    }
+}

@@ -298,3 +298,79 @@ const fn doubled(size: Size) -> Size {
         ..size
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::attention;
+    use super::super::layers::sized::{conv, norm, resnet};
+    use super::*;
+
+    const GIB: usize = 1 << 30;
+
+    /// The released model's, without weights.
+    fn decoder() -> Decoder {
+        let block = |from, to, last: bool| UpBlock {
+            resnets: vec![resnet((from, to)), resnet((to, to)), resnet((to, to))],
+            upsampler: (!last).then(|| conv((to, to), 3)),
+        };
+        Decoder {
+            config: VaeConfig {
+                in_channels: 3,
+                out_channels: 3,
+                latent_channels: 16,
+                block_out_channels: vec![128, 256, 512, 512],
+                layers_per_block: 2,
+                norm_num_groups: 32,
+                scaling_factor: 0.3611,
+                shift_factor: 0.1159,
+            },
+            conv_in: conv((16, 512), 3),
+            middle: attention::sized(512),
+            up_blocks: vec![
+                block(512, 512, false),
+                block(512, 512, false),
+                block(512, 256, false),
+                block(256, 128, true),
+            ],
+            norm_out: norm(128),
+            conv_out: conv((128, 3), 3),
+            _memory: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_large_image_is_decoded_in_the_memory_that_there_is() {
+        let decoder = decoder();
+        let latents = (256, 256);
+        let whole = decoder.bytes(latents, usize::MAX).unwrap();
+        assert!((5 * GIB..6 * GIB).contains(&whole), "{whole}");
+        for most in [4 * GIB, 2 * GIB, 3 * GIB / 2] {
+            let bytes = decoder.bytes(latents, most).unwrap();
+            assert!(bytes <= most, "{bytes} of {most}");
+        }
+        // Where nothing is enough the least is asked for, and refused by whoever has the memory.
+        let least = decoder.bytes(latents, 0).unwrap();
+        assert!(least < 3 * GIB / 2, "{least}");
+    }
+
+    #[test]
+    fn strips_are_as_long_as_the_norms_sums_and_reach_as_far_as_the_convolutions() {
+        let decoder = decoder();
+        for (height, width) in [(256, 256), (192, 130), (128, 128), (24, 64)] {
+            for first in [1, 2, 3] {
+                let (steps, size) = decoder.tail(first, decoder.latents(height, width));
+                let unit = Strips::unit(&steps, size);
+                for (norm, of) in steps.norms(size) {
+                    let rows = unit * of.height / size.height;
+                    assert!(
+                        rows.is_multiple_of(norm.rows_together(of)),
+                        "{height} {first}"
+                    );
+                }
+            }
+        }
+        // Eight convolutions at the image's size, of which the first reads half of its rows.
+        let (steps, _) = decoder.tail(3, decoder.latents(256, 256));
+        assert_eq!((steps.reach(), steps.scale()), (4, 2));
+    }
+}

@@ -243,3 +243,38 @@ impl Resnet {
         Ok(self.after(size))
     }
 }
+
+/// Layers without weights, to see what memory they need.
+#[cfg(test)]
+pub(super) mod sized {
+    use super::{Conv, Norm, Region, Resnet};
+
+    pub(in crate::vae) const fn norm(channels: usize) -> Norm {
+        Norm {
+            weight: Region::NONE,
+            bias: Region::NONE,
+            channels,
+            groups: 32,
+        }
+    }
+
+    pub(in crate::vae) const fn conv((inputs, outputs): (usize, usize), kernel: usize) -> Conv {
+        Conv {
+            weight: Region::NONE,
+            bias: Region::NONE,
+            inputs,
+            outputs,
+            kernel,
+        }
+    }
+
+    pub(in crate::vae) fn resnet((from, to): (usize, usize)) -> Resnet {
+        Resnet {
+            norm1: norm(from),
+            conv1: conv((from, to), 3),
+            norm2: norm(to),
+            conv2: conv((to, to), 3),
+            conv_shortcut: (from != to).then(|| conv((from, to), 1)),
+        }
+    }
+}
