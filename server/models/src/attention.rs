@@ -11,7 +11,7 @@ const SCORES: usize = 16 << 20;
 pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
     let (heads, queries, width) = q.dims3()?;
     let keys = k.dim(1)?;
-    let slice = (SCORES / (heads * keys)).clamp(1, queries);
+    let slice = slice(heads, queries, keys);
     // Scaled before the product, as a smaller tensor.
     let q = (q * (1.0 / (width as f64).sqrt()))?;
     let k = k.transpose(1, 2)?;
@@ -26,6 +26,11 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result
         outputs.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?);
     }
     Tensor::cat(&outputs, D::Minus2)
+}
+
+/// Queries whose scores are held at once: as many as the bound allows, and at least one.
+fn slice(heads: usize, queries: usize, keys: usize) -> usize {
+    (SCORES / (heads * keys)).clamp(1, queries)
 }
 
 /// Minus infinity where a key comes after the query.
@@ -47,8 +52,24 @@ mod tests {
     }
 
     #[test]
+    fn slices_scores_stay_within_the_bound() {
+        for (heads, tokens) in [(1, 16384), (30, 4096 + 512), (30, 16384 + 512), (1, SCORES)] {
+            let slice = slice(heads, tokens, tokens);
+            assert!(
+                slice * heads * tokens <= SCORES,
+                "{heads} heads, {tokens} tokens"
+            );
+            assert!(
+                slice < tokens,
+                "one slice holds {heads} heads, {tokens} tokens"
+            );
+        }
+        assert_eq!(slice(1, 10, 10), 10, "what is small is one slice");
+    }
+
+    #[test]
     fn slices_of_queries_give_what_the_whole_gives() {
-        // 2100 queries and 8000 keys need two slices.
+        assert!(slice(1, 2100, 8000) < 2100, "two slices are needed");
         let (q, k, v) = (
             random((1, 2100, 8)),
             random((1, 8000, 8)),
