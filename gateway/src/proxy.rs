@@ -192,8 +192,12 @@ impl Proxy {
             };
             match attempt.run(session, record).await {
                 Outcome::Done(end) => return Ok(end),
-                // The pod closed a connection that waited in the pool; that says nothing about the pod.
-                Outcome::Stale => {}
+                // The pod closed a connection that it had answered on. It may have done so while nothing was asked, which
+                // says nothing about the pod: it is asked again.
+                Outcome::Stale => {
+                    self.metrics.passed_on(candidate.tier, "stale");
+                    tracing::debug!(pod = %candidate.pod, request_id = record.request_id, "asked again");
+                }
                 Outcome::PassedOn {
                     reason,
                     retry_after,

@@ -9,7 +9,7 @@ mod stage;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
-use pods::{dying, listen, nobody, pod, refusing};
+use pods::{dying, dying_later, listen, nobody, pod, refusing};
 use serde_json::json;
 use stage::{Answer, BOUNDS, Gateway, gateway, topology};
 use std::sync::Arc;
@@ -84,6 +84,21 @@ async fn a_pod_that_cannot_take_a_request_passes_it_on() {
                 (StatusCode::OK, &json!("fallback"))
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_cut_on_a_used_connection_is_sent_again_and_counted() {
+    let gateway = gateway(&[dying_later("primary").await], &[pod("fallback").await]).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(answer.body["pod"], json!("primary"));
+    let answer = gateway.post("{}").await;
+    assert_eq!(answer.body["pod"], json!("fallback"));
+    let figures = gateway.figures();
+    for reason in ["stale", "connect"] {
+        let labels = format!("tier=\"primary\",reason=\"{reason}\"");
+        let line = format!("zimage_gateway_passed_on_total{{{labels}}} 1");
+        assert!(figures.contains(&line), "{figures}");
     }
 }
 

@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// A pod that answers every request with its name, and what it saw.
@@ -51,6 +51,29 @@ pub(crate) async fn dying() -> SocketAddr {
             // Whatever was read: the connection is closed now.
             let _read = connection.read(&mut some).await;
         }
+    });
+    address
+}
+
+/// A pod that answers one request, whose body is `{}`, with its name, and dies with the next one on the same connection
+/// in its hands.
+pub(crate) async fn dying_later(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let (mut request, mut some) = (Vec::new(), [0; 4096]);
+        while !request.ends_with(b"{}") {
+            let read = connection.read(&mut some).await.unwrap();
+            request.extend_from_slice(&some[..read]);
+        }
+        let body = json!({"pod": name}).to_string();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        connection
+            .write_all((head + &body).as_bytes())
+            .await
+            .unwrap();
+        let _second = connection.read(&mut some).await;
     });
     address
 }

@@ -5,6 +5,8 @@ use axum::http::{HeaderMap, StatusCode};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,12 +40,14 @@ pub(crate) struct Gateway {
     address: SocketAddr,
     pub(crate) learned: watch::Sender<Option<Arc<Topology>>>,
     pub(crate) http: reqwest::Client,
+    metrics: Metrics,
 }
 
 impl Gateway {
     pub(crate) async fn start(topology: Topology, bounds: Bounds) -> Self {
         let (learned, known) = watch::channel(Some(Arc::new(topology)));
-        let proxy = Proxy::new(known, Presence::default(), Metrics::default(), bounds);
+        let metrics = Metrics::default();
+        let proxy = Proxy::new(known, Presence::default(), metrics.clone(), bounds);
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -61,6 +65,7 @@ impl Gateway {
             address,
             learned,
             http: reqwest::Client::new(),
+            metrics,
         };
         for _ in 0..100 {
             if gateway
@@ -75,6 +80,15 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the proxy does not listen on {address}");
+    }
+
+    /// What `/metrics` shows.
+    pub(crate) fn figures(&self) -> String {
+        let mut registry = Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
