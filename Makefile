@@ -16,7 +16,7 @@ down: ## stop what `make up` started; caches stay
 clean: ## stop every cluster and delete what was built, caches included
 	@tests/clean
 
-lint: ## check format, lints and shell scripts
+lint: ## check format, lints, dependencies and shell scripts
 	@tests/lint
 
 bench: ## measure the server on this machine

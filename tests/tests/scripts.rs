@@ -151,7 +151,7 @@ fn the_summary_counts_layers_and_repeats_what_was_not_run() -> Result<()> {
         std::fs::write(&path, text)?;
         Ok(path.display().to_string())
     };
-    let lint = log("lint.log", "NOT RUN: cargo deny: it is not installed\n")?;
+    let lint = log("lint.log", "NOT RUN: shellcheck is not installed\n")?;
     let unit = "     Running unittests src/lib.rs (/t/release/deps/zimage_crds-0123abcd)\n\
         test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.50s\n";
     let unit = log("unit.log", unit)?;
@@ -167,7 +167,7 @@ fn the_summary_counts_layers_and_repeats_what_was_not_run() -> Result<()> {
         "unit                     3       1        0       0.5",
         "on a GPU                 0       0        7       0.0",
         "3 passed, 1 failed, 7 skipped",
-        "NOT RUN: cargo deny: it is not installed",
+        "NOT RUN: shellcheck is not installed",
         "SKIPPED: every test, because there is no driver",
     ] {
         assert!(told.lines().any(|shown| shown == line), "{told}");
