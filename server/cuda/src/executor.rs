@@ -169,12 +169,10 @@ impl CudaExecutor {
 
     /// Bytes of the arena that a request's parts need, one after the other.
     fn needs(&self, sizes: Sizes) -> Result<usize, GpuError> {
-        let latents = (2 * sizes.rows, 2 * sizes.columns);
-        let room = self.arena.room(self.gpu())?;
         Ok([
             self.transformer.bytes(sizes)?,
             self.caption_bytes(sizes.caption)?,
-            self.decoder.bytes(latents, room)?,
+            self.decode_bytes((2 * sizes.rows, 2 * sizes.columns))?,
         ]
         .into_iter()
         .fold(0, usize::max))

@@ -7,14 +7,23 @@ use crate::ops::F32;
 use zimage_core::preview::Colour;
 
 impl CudaExecutor {
+    /// Bytes of the arena that decoding latents of a height and width needs. What there is beyond it is asked for only
+    /// where the whole image does not fit into it.
+    pub(super) fn decode_bytes(&self, latents: (usize, usize)) -> Result<usize, GpuError> {
+        let whole = self.decoder.bytes(latents, usize::MAX)?;
+        if whole <= self.arena.region().bytes() {
+            return Ok(whole);
+        }
+        self.decoder.bytes(latents, self.arena.room(self.gpu())?)
+    }
+
     /// The bytes of an image (8 * height, 8 * width, 3) of latents. Waits for the GPU.
     pub(super) fn decode_pixels(
         &mut self,
         latents: Region,
         (height, width): (usize, usize),
     ) -> Result<Vec<u8>, GpuError> {
-        let room = self.arena.room(self.gpu())?;
-        let scratch = self.scratch(self.decoder.bytes((height, width), room)?)?;
+        let scratch = self.scratch(self.decode_bytes((height, width))?)?;
         let pixels = self
             .decoder
             .decode(&self.compute, scratch, latents, (height, width))?;
