@@ -3,6 +3,7 @@
 use crate::gpu_health::MemoryHealth;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::{
     NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
@@ -109,9 +110,7 @@ impl Gpus {
             if let Ok(celsius) = device.temperature(TemperatureSensor::Gpu) {
                 set(&sample.temperature, f64::from(celsius));
             }
-            if let Ok(errors) =
-                device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
-            {
+            if let Ok(errors) = uncorrected_errors(&device) {
                 set(&sample.uncorrected_errors, errors as f64);
             }
         }
@@ -125,6 +124,11 @@ impl fmt::Debug for Gpus {
     }
 }
 
+/// Since the driver was loaded.
+fn uncorrected_errors(device: &Device<'_>) -> Result<u64, NvmlError> {
+    device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+}
+
 /// What a GPU does not know counts as well.
 fn memory_health(device: &Device<'_>) -> MemoryHealth {
     let fields = [NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_FAILURE].map(FieldId);
@@ -134,9 +138,7 @@ fn memory_health(device: &Device<'_>) -> MemoryHealth {
         matches!(value, Some(SampleValue::U32(1..) | SampleValue::U64(1..)))
     });
     MemoryHealth {
-        uncorrected: device
-            .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
-            .unwrap_or(0),
+        uncorrected: uncorrected_errors(device).unwrap_or(0),
         remap_pending: values.next().unwrap_or(false),
         remap_failed: values.next().unwrap_or(false),
     }

@@ -174,19 +174,10 @@ impl Description {
         algorithm: &sys::cublasLtMatmulAlgo_t,
         runs: usize,
     ) -> Result<f32, GpuError> {
-        let event = || {
-            gpu.stream()
-                .context()
-                .new_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-        };
-        let (start, end) = (event()?, event()?);
         self.run(gpu, operands, algorithm)?;
-        start.record(gpu.stream())?;
-        for _ in 0..runs {
-            self.run(gpu, operands, algorithm)?;
-        }
-        end.record(gpu.stream())?;
-        Ok(start.elapsed_ms(&end)?)
+        milliseconds(gpu, || {
+            (0..runs).try_for_each(|_| self.run(gpu, operands, algorithm))
+        })
     }
 
     /// Milliseconds of a product whose operands no cache has: the scratch memory is larger than any.
@@ -196,17 +187,8 @@ impl Description {
         operands: &Operands,
         algorithm: &sys::cublasLtMatmulAlgo_t,
     ) -> Result<f32, GpuError> {
-        let event = || {
-            gpu.stream()
-                .context()
-                .new_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-        };
-        let (start, end) = (event()?, event()?);
         gpu.clear(operands.workspace)?;
-        start.record(gpu.stream())?;
-        self.run(gpu, operands, algorithm)?;
-        end.record(gpu.stream())?;
-        Ok(start.elapsed_ms(&end)?)
+        milliseconds(gpu, || self.run(gpu, operands, algorithm))
     }
 
     pub(super) fn run(
@@ -245,4 +227,17 @@ impl Description {
         }
         .map_err(failed("cublasLtMatmul"))
     }
+}
+
+/// What work takes on the GPU's stream.
+fn milliseconds(gpu: &Gpu, work: impl FnOnce() -> Result<(), GpuError>) -> Result<f32, GpuError> {
+    let event = || {
+        let flags = CUevent_flags::CU_EVENT_DEFAULT;
+        gpu.stream().context().new_event(Some(flags))
+    };
+    let (start, end) = (event()?, event()?);
+    start.record(gpu.stream())?;
+    work()?;
+    end.record(gpu.stream())?;
+    Ok(start.elapsed_ms(&end)?)
 }

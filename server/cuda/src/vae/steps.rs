@@ -200,12 +200,6 @@ impl<'a> Steps<'a> {
         })
     }
 
-    /// How many rows the last step makes of one that the first reads.
-    pub(super) fn scale(&self) -> usize {
-        let doubles = |step: &&Step<'_>| matches!(step, Step::Upsample(..));
-        1 << self.list.iter().filter(doubles).count()
-    }
-
     /// Takes the steps over an image of a size at the work's x.
     pub(super) fn run(
         &self,

@@ -43,6 +43,20 @@ impl Strip {
             own_rows,
         }
     }
+
+    /// The first of its own rows and their number, in an image that its rows became.
+    const fn own(self, size: Size) -> (usize, usize) {
+        let scale = size.height / self.rows;
+        (self.own_first * scale, self.own_rows * scale)
+    }
+
+    /// Its own rows of such an image, which begins with those beside it.
+    fn own_part(self, image: Region, size: Size) -> Result<Region, GpuError> {
+        let row = size.width * size.stride() * BF16;
+        let (first, rows) = self.own(size);
+        let beside = first - self.first * (size.height / self.rows);
+        image.part(beside * row, rows * row)
+    }
 }
 
 /// Memory of the strips.
@@ -117,21 +131,12 @@ impl<'a> Strips<'a> {
             }
             norm.settle(compute, size, own.statistics[number])?;
         }
-        let scale = self.steps.scale();
         for strip in self.all() {
             self.run_strip(compute, own, image, strip, &mut Known(&own.statistics))?;
             let (_, after) = self.steps.needs(self.strip_size(strip));
-            let row = after.width * after.stride() * BF16;
-            let skipped = (strip.own_first - strip.first) * scale;
-            let rows = strip.own_rows * scale;
-            let from = own
-                .work
-                .at(self.steps.image())
-                .part(skipped * row, rows * row)?;
-            let to = bytes.part(
-                3 * strip.own_first * scale * after.width,
-                3 * rows * after.width,
-            )?;
+            let (first, rows) = strip.own(after);
+            let from = strip.own_part(own.work.at(self.steps.image()), after)?;
+            let to = bytes.part(3 * first * after.width, 3 * rows * after.width)?;
             to_bytes(&compute.gpu, to, from, (rows * after.width, after.stride()))?;
         }
         Ok(())
@@ -190,15 +195,7 @@ impl Statistics for Measuring<'_> {
         if number < self.number {
             return Ok(Some(statistics));
         }
-        let strip = self.strip;
-        let scale = size.height / strip.rows;
-        let row = size.width * size.stride() * BF16;
-        let (skipped, rows) = (
-            (strip.own_first - strip.first) * scale,
-            strip.own_rows * scale,
-        );
-        let own = x.part(skipped * row, rows * row)?;
-        let range = (strip.own_first * scale, rows);
+        let (range, own) = (self.strip.own(size), self.strip.own_part(x, size)?);
         norm.add_up(self.compute, self.whole, range, own, statistics)?;
         Ok(None)
     }
@@ -222,5 +219,19 @@ mod tests {
         assert_eq!(strip(0, 40).rows, 45);
         assert_eq!((strip(40, 40).first, strip(40, 40).rows), (35, 50));
         assert_eq!((strip(80, 20).first, strip(80, 20).rows), (75, 25));
+    }
+
+    #[test]
+    fn its_own_rows_are_found_in_what_its_rows_became() {
+        let size = Size {
+            height: 100,
+            width: 1,
+            channels: 8,
+        };
+        let strip = Strip::of(40, 40, 5, 100);
+        assert_eq!(strip.own(size), (80, 80));
+        let image = Layout::measure().take(size.bytes()).unwrap();
+        let own = strip.own_part(image, size).unwrap();
+        assert_eq!(own, image.part(10 * 16, 80 * 16).unwrap());
     }
 }
