@@ -167,28 +167,11 @@ impl Limits {
 mod tests {
     use super::*;
     use crate::pixels::Pixels;
-    use crate::request::{Control, Noise};
+    use crate::request::Control;
     use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {
-        ImageRequest {
-            prompt: "a fox".to_owned(),
-            negative_prompt: String::new(),
-            width,
-            height,
-            num_inference_steps: 8,
-            guidance_scale: 0.0,
-            cfg_normalization: CfgNormalization::Off,
-            cfg_truncation: 1.0,
-            noise: Noise {
-                seed: 0,
-                index: 0,
-                count: 1,
-            },
-            init: None,
-            references: Vec::new(),
-            control: None,
-        }
+        ImageRequest::plain("a fox", (width, height))
     }
 
     fn fault(request: &ImageRequest) -> Option<(&'static str, String)> {

@@ -90,3 +90,27 @@ pub struct ImageRequest {
     /// what is kept, and the whole schedule runs.
     pub control: Option<Control>,
 }
+
+impl ImageRequest {
+    /// An image of a prompt alone, as Turbo makes it: eight steps without guidance, from seed 0.
+    pub fn plain(prompt: impl Into<String>, (width, height): (u32, u32)) -> Self {
+        Self {
+            prompt: prompt.into(),
+            negative_prompt: String::new(),
+            width,
+            height,
+            num_inference_steps: 8,
+            guidance_scale: 0.0,
+            cfg_normalization: CfgNormalization::Off,
+            cfg_truncation: 1.0,
+            noise: Noise {
+                seed: 0,
+                index: 0,
+                count: 1,
+            },
+            init: None,
+            references: Vec::new(),
+            control: None,
+        }
+    }
+}

@@ -122,28 +122,10 @@ fn check_pixels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{CfgNormalization, Noise};
     use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {
-        ImageRequest {
-            prompt: String::new(),
-            negative_prompt: String::new(),
-            width,
-            height,
-            num_inference_steps: 8,
-            guidance_scale: 0.0,
-            cfg_normalization: CfgNormalization::Off,
-            cfg_truncation: 1.0,
-            noise: Noise {
-                seed: 0,
-                index: 0,
-                count: 1,
-            },
-            init: None,
-            references: Vec::new(),
-            control: None,
-        }
+        ImageRequest::plain("", (width, height))
     }
 
     fn message(request: &ImageRequest) -> String {

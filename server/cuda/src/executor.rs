@@ -30,7 +30,7 @@ use zimage_checkpoint::{Checkpoint, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::Projection;
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::request::ImageRequest;
 
 /// Tokens of the longest prompt that is prepared before the first request. Few are longer, and these take seconds.
 const LONGEST_WARM: usize = 256;
@@ -143,7 +143,10 @@ impl CudaExecutor {
 
     fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
         let longest = self.transformer.limits()[0] / 32 * 32;
-        let requests: Vec<ImageRequest> = of_sizes.iter().map(|&size| trial(size)).collect();
+        let requests: Vec<ImageRequest> = of_sizes
+            .iter()
+            .map(|&(height, width)| ImageRequest::plain("a lighthouse", (width, height)))
+            .collect();
         let mut needs = self.caption_bytes(longest)?;
         for request in &requests {
             needs = needs.max(self.needs(sizes(request, longest))?);
@@ -188,28 +191,6 @@ impl CudaExecutor {
 
     fn gpu(&self) -> &Gpu {
         &self.compute.gpu
-    }
-}
-
-/// A request of a height and width as any.
-fn trial((height, width): (u32, u32)) -> ImageRequest {
-    ImageRequest {
-        prompt: "a lighthouse".to_owned(),
-        negative_prompt: String::new(),
-        width,
-        height,
-        num_inference_steps: 8,
-        guidance_scale: 0.0,
-        cfg_normalization: CfgNormalization::Off,
-        cfg_truncation: 1.0,
-        noise: Noise {
-            seed: 0,
-            index: 0,
-            count: 1,
-        },
-        init: None,
-        references: Vec::new(),
-        control: None,
     }
 }
 

@@ -5,28 +5,19 @@ use std::sync::mpsc as sync;
 use std::time::Duration;
 use zimage_core::executor::ExecutorError;
 use zimage_core::fake::{Call, FakeExecutor};
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::request::{ImageRequest, Noise};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn request(seed: u64) -> ImageRequest {
     ImageRequest {
-        prompt: "a fox".to_owned(),
-        negative_prompt: String::new(),
-        width: 64,
-        height: 64,
         num_inference_steps: 2,
-        guidance_scale: 0.0,
-        cfg_normalization: CfgNormalization::Off,
-        cfg_truncation: 1.0,
         noise: Noise {
             seed,
             index: 0,
             count: 1,
         },
-        init: None,
-        references: Vec::new(),
-        control: None,
+        ..ImageRequest::plain("a fox", (64, 64))
     }
 }
 

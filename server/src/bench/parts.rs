@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::nvml::Gpus;
 use std::time::{Duration, Instant};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::request::{ImageRequest, Noise};
 use zimage_http::{ImageFormat, encode};
 
 /// Requests whose parts are timed, at most: parts scatter little, and whole requests are measured over HTTP.
@@ -106,24 +106,15 @@ pub(crate) fn prompt(number: usize, words: usize) -> String {
     format!("{number:05} {}", "a red fox ".repeat(words))
 }
 
-fn request(args: &Bench, (width, height): (u32, u32), number: usize) -> ImageRequest {
+fn request(args: &Bench, size: (u32, u32), number: usize) -> ImageRequest {
     ImageRequest {
-        prompt: prompt(number, args.prompt_words),
-        negative_prompt: String::new(),
-        width,
-        height,
         num_inference_steps: args.num_inference_steps,
-        guidance_scale: 0.0,
-        cfg_normalization: CfgNormalization::Off,
-        cfg_truncation: 1.0,
         noise: Noise {
             seed: number as u64,
             index: 0,
             count: 1,
         },
-        init: None,
-        references: Vec::new(),
-        control: None,
+        ..ImageRequest::plain(prompt(number, args.prompt_words), size)
     }
 }
 

@@ -38,22 +38,13 @@ pub(crate) const ALL: &[(&str, ModelTest)] = &[
 
 pub(crate) fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
     ImageRequest {
-        prompt: prompt.to_owned(),
-        negative_prompt: String::new(),
-        width,
-        height,
         num_inference_steps: 4,
-        guidance_scale: 0.0,
-        cfg_normalization: CfgNormalization::Off,
-        cfg_truncation: 1.0,
         noise: Noise {
             seed: 7,
             index: 0,
             count: 1,
         },
-        init: None,
-        references: Vec::new(),
-        control: None,
+        ..ImageRequest::plain(prompt, (width, height))
     }
 }
 
