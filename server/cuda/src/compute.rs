@@ -1,10 +1,11 @@
 //! What every part of the model computes with, and the layer that most of it is made of.
 
-use crate::dnn::Dnn;
+use crate::dnn::{Attention, Dnn};
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::matmul::{Matmuls, Output, Product};
 use crate::memory::Region;
+use crate::ops::hopper;
 
 /// A GPU and its libraries.
 pub struct Compute {
@@ -28,6 +29,23 @@ impl Compute {
             dnn: Dnn::new(&gpu)?,
             gpu,
         })
+    }
+
+    /// Scaled dot-product attention over fused rows of (q | k | v) into rows of heads: by the engine's own kernel where
+    /// there is one, which is faster, and else by cuDNN.
+    ///
+    /// # Errors
+    /// When a region is too small or the driver reports a fault.
+    pub(crate) fn attend(
+        &self,
+        attention: Attention,
+        y: Region,
+        rows: Region,
+    ) -> Result<(), GpuError> {
+        if hopper::serves(&self.gpu, attention) {
+            return hopper::attend(&self.gpu, attention.heads, y, rows);
+        }
+        self.dnn.attend(&self.gpu, attention, y, rows)
     }
 }
 

@@ -16,7 +16,9 @@ pub use compile::compile;
 pub struct Source {
     /// The file's name.
     pub file: &'static str,
-    /// Its text, without the prelude.
+    /// What its text builds upon, beside the prelude.
+    header: &'static str,
+    /// Its text.
     pub text: &'static str,
     /// The kernels that it holds.
     pub kernels: &'static [&'static str],
@@ -25,10 +27,17 @@ pub struct Source {
 /// What every source begins with.
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 
+/// What kernels of Hopper's own are made of.
+const HOPPER: &str = include_str!("kernels/hopper.cuh");
+
 macro_rules! source {
     ($file:literal: $($kernel:literal),+) => {
+        source!($file after ""; $($kernel),+)
+    };
+    ($file:literal after $header:expr; $($kernel:literal),+) => {
         Source {
             file: $file,
+            header: $header,
             text: include_str!(concat!("kernels/", $file)),
             kernels: &[$($kernel),+],
         }
@@ -41,7 +50,8 @@ pub const SOURCES: &[Source] = &[
     source!("convert.cu": "f32_to_bf16", "f16_to_bf16", "bf16_to_f32"),
     source!("embed.cu": "gather", "repeat_row", "silu_f32", "modulation", "add_one"),
     source!("group_norm.cu": "group_norm_sums", "group_norm_statistics", "group_norm_apply"),
-    source!("hopper.cu": "gate_up_swiglu"),
+    source!("hopper_attention.cu" after HOPPER; "attention_of_pairs"),
+    source!("hopper_swiglu.cu" after HOPPER; "gate_up_swiglu"),
     source!("image.cu": "latents_to_image", "upsample", "image_to_bytes"),
     source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
     source!("patch.cu": "patchify", "unpatchify"),
@@ -53,7 +63,7 @@ pub const SOURCES: &[Source] = &[
 impl Source {
     /// What the compiler sees.
     pub fn whole(&self) -> String {
-        format!("{PRELUDE}\n{}", self.text)
+        format!("{PRELUDE}\n{}\n{}", self.header, self.text)
     }
 }
 

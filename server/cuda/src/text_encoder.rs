@@ -194,9 +194,7 @@ impl TextEncoder {
             heads,
             causal: true,
         };
-        compute
-            .dnn
-            .attend(&compute.gpu, attention, work.attended, work.qkv)?;
+        compute.attend(attention, work.attended, work.qkv)?;
         layer.out.run(compute, tokens, work.h, work.attended)
     }
 }

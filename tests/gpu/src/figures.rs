@@ -11,8 +11,8 @@ use zimage_cuda::ops::norm::{Added, Next, Rows, add_norm};
 use zimage_cuda::ops::rope::{Heads, Pairs, norm_and_rotate};
 use zimage_cuda::{Compute, GpuError, Memory};
 
-const DIM: usize = 3840;
-const FFN: usize = 10_240;
+pub(crate) const DIM: usize = 3840;
+pub(crate) const FFN: usize = 10_240;
 
 /// Prints the time of each operation of a block for so many tokens, repeated for half a second.
 pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
@@ -115,6 +115,15 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
     })?;
     bytes("swiglu", tokens * FFN * 2 * 3, seconds);
     if hopper::available(gpu) {
+        let seconds = time(compute, || {
+            hopper::attend(gpu, heads, y.region(), x.region())
+        })?;
+        let rate = 4.0 * (tokens * tokens * DIM) as f64 / seconds / 1e12;
+        println!(
+            "  {:<14} {:8.1} us  {rate:6.0} TFLOP/s",
+            "own attention",
+            1e6 * seconds
+        );
         let factors = Factors {
             x: x.region(),
             weight: weight.region(),
@@ -134,7 +143,16 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
 }
 
 /// Seconds of one run, of as many as half a second takes.
-fn time(compute: &Compute, mut run: impl FnMut() -> Result<(), GpuError>) -> Result<f64, GpuError> {
+fn time(compute: &Compute, run: impl FnMut() -> Result<(), GpuError>) -> Result<f64, GpuError> {
+    time_for(compute, 0.5, run)
+}
+
+/// Seconds of one run, of as many as so many seconds take.
+pub(crate) fn time_for(
+    compute: &Compute,
+    seconds: f64,
+    mut run: impl FnMut() -> Result<(), GpuError>,
+) -> Result<f64, GpuError> {
     let mut many = |count: u32| -> Result<f64, GpuError> {
         compute.gpu.synchronize()?;
         let began = Instant::now();
@@ -146,5 +164,5 @@ fn time(compute: &Compute, mut run: impl FnMut() -> Result<(), GpuError>) -> Res
     };
     many(3)?;
     let once = many(10)?;
-    many((0.5 / once).clamp(10.0, 20_000.0) as u32)
+    many((seconds / once).clamp(10.0, 20_000.0) as u32)
 }

@@ -1,8 +1,8 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
 //! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags. `--figures` prints what
-//! single operations take, `--latents MODEL FOLDER` writes what tests/bench/truth.py compares, and
-//! `--memory MODEL REQUESTS` shows whether requests of mixed sizes give back what they took.
+//! single operations take, `--chain` what they take in a block; `--latents MODEL FOLDER` writes what tests/bench/truth.py
+//! compares, and `--memory MODEL REQUESTS` shows whether requests of mixed sizes give back what they took.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stdout,
@@ -10,6 +10,7 @@
     reason = "this program's output is its result"
 )]
 
+mod chain;
 mod figures;
 mod hopper;
 mod latents;
@@ -32,12 +33,12 @@ type OperationTest = fn(&Compute) -> Outcome;
 /// A test of whole models, which open the GPU themselves.
 type ModelTest = fn() -> Outcome;
 
-/// Prints what single operations take, for the sizes of a 1024x1024 and a 512x512 image.
-fn figures() -> Outcome {
+/// Prints figures for the sizes of a 1024x1024 and a 512x512 image.
+fn for_both_sizes(print: fn(&Compute, usize) -> Outcome) -> Outcome {
     let compute = Compute::open(&GpuOptions::default())?;
     println!("{}", compute.gpu.properties());
     let mut sizes = [4160, 1088].iter();
-    sizes.try_for_each(|&tokens| figures::print(&compute, tokens))
+    sizes.try_for_each(|&tokens| print(&compute, tokens))
 }
 
 fn ended(outcome: Outcome) -> ExitCode {
@@ -53,7 +54,8 @@ fn ended(outcome: Outcome) -> ExitCode {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--figures"] => return ended(figures()),
+        ["--figures"] => return ended(for_both_sizes(figures::print)),
+        ["--chain"] => return ended(for_both_sizes(chain::print)),
         ["--latents", model, folder] => {
             return ended(latents::write(Path::new(model), Path::new(folder)));
         }

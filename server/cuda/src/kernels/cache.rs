@@ -75,6 +75,7 @@ mod tests {
 
     const SOURCE: Source = Source {
         file: "a.cu",
+        header: "",
         text: "text",
         kernels: &[],
     };

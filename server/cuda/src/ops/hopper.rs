@@ -1,43 +1,28 @@
-//! A matrix product of Hopper's own with what follows it: no pass over memory between the two.
+//! Kernels of Hopper's own, which use what no other chip has.
+
+mod attention;
+mod swiglu;
+
+pub use attention::{attend, serves};
+pub use swiglu::{Factors, gate_up_swiglu, pays};
 
 use super::BF16;
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
+use cudarc::driver::DeviceRepr;
 use cudarc::driver::sys::{
     CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
     CUtensorMapL2promotion, CUtensorMapSwizzle, cuTensorMapEncodeTiled,
 };
-use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg as _};
 
 /// Columns of a box, which is what the copy engine moves at once: 128 bytes.
 const BOX_COLUMNS: usize = 64;
-
-/// Rows of a box of x and y, and of the weight.
-const BOX_ROWS: (usize, usize) = (64, 128);
-
-/// One thread group that reads and two that multiply.
-const THREADS: usize = 384;
-
-/// Four stages of x and the weight, results of two groups, barriers, and what alignment takes.
-const SHARED_BYTES: usize = 4 * (16 << 10) + 4 * (32 << 10) + 2 * (16 << 10) + 64 + 1024;
 
 /// Whether the GPU has the instructions.
 pub fn available(gpu: &Gpu) -> bool {
     gpu.properties().capability == (9, 0)
 }
-
-/// The kernel's sizes; `Sizes` of hopper.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Sizes {
-    rows: i32,
-    width: i32,
-    depth: i32,
-}
-
-// SAFETY: three integers, as the kernel declares them.
-unsafe impl DeviceRepr for Sizes {}
 
 /// Where the copy engine finds the boxes of a matrix.
 #[repr(transparent)]
@@ -79,47 +64,4 @@ impl Map {
         status.result()?;
         Ok(Self(map))
     }
-}
-
-/// A product `x[m, k] * weight[n, k]^T`, where each is.
-#[derive(Clone, Copy, Debug)]
-pub struct Factors {
-    /// Its rows.
-    pub x: Region,
-    /// Its rows give y's columns.
-    pub weight: Region,
-    /// Columns of both.
-    pub depth: usize,
-}
-
-/// `y[rows, width] = silu(x * gate^T) * (x * up^T)`, of a weight (gate, up) of `2 * width` rows.
-///
-/// # Errors
-/// When a region is too small or the driver reports a fault.
-pub fn gate_up_swiglu(
-    gpu: &Gpu,
-    y: Region,
-    factors: Factors,
-    (rows, width): (usize, usize),
-) -> Result<(), GpuError> {
-    let depth = factors.depth;
-    let x = Map::new(factors.x, (rows, depth), BOX_ROWS.0)?;
-    let weight = Map::new(factors.weight, (2 * width, depth), BOX_ROWS.1)?;
-    let y = Map::new(y, (rows, width), BOX_ROWS.0)?;
-    let sizes = Sizes {
-        rows: rows as i32,
-        width: width as i32,
-        depth: depth as i32,
-    };
-    let mut launch = gpu.kernel_with_memory("gate_up_swiglu", SHARED_BYTES)?;
-    launch.arg(&x).arg(&weight).arg(&y).arg(&sizes);
-    let config = LaunchConfig {
-        // As many clusters of two blocks as the GPU has room for: each takes tile after tile.
-        grid_dim: ((gpu.properties().multiprocessors / 2 * 2) as u32, 1, 1),
-        block_dim: (THREADS as u32, 1, 1),
-        shared_mem_bytes: SHARED_BYTES as u32,
-    };
-    // SAFETY: the arguments are the kernel's, and the copy engine stays within the matrices, which were checked.
-    unsafe { launch.launch(config) }?;
-    Ok(())
 }

@@ -165,7 +165,7 @@ impl Transformer {
         tokens: usize,
     ) -> Result<(), GpuError> {
         let (gpu, both, size) = (&compute.gpu, block.gate_and_up, (tokens, self.ffn));
-        if hopper::available(gpu) {
+        if hopper::pays(gpu, size) {
             let factors = Factors {
                 x: work.y,
                 weight: both.weight,
@@ -205,9 +205,7 @@ impl Transformer {
             heads,
             causal: false,
         };
-        compute
-            .dnn
-            .attend(&compute.gpu, attention, work.attended, work.qkv)?;
+        compute.attend(attention, work.attended, work.qkv)?;
         block.out.run(compute, tokens, work.h, work.attended)
     }
 }

@@ -6,12 +6,6 @@
 // meet. Their tiles have either their columns or their rows in common, and each block reads half of what both need. In a
 // block one warp keeps the bulk copy engine busy, four slices of 64 columns of x and the weight ahead, and two groups of
 // four warps multiply 64 rows each.
-//
-// Terms are PTX's: https://docs.nvidia.com/cuda/parallel-thread-execution (wgmma, mbarrier, cp.async.bulk.tensor).
-struct alignas(64) TensorMap {
-  u64 words[16];
-};
-
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define CLUSTER __cluster_dims__(2, 1, 1)
 #else
@@ -36,71 +30,6 @@ struct Sizes {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-__device__ __forceinline__ u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
-
-__device__ __forceinline__ u32 rank_in_cluster() {
-  u32 rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void barrier_init(u32 barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
-}
-
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni ready;\nbra.uni again;\nready:\n}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(u32 barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-// Arrives at the barrier at the same place in a block of the cluster.
-__device__ __forceinline__ void barrier_arrive(u32 barrier, u32 rank) {
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
-
-__device__ __forceinline__ void load(u32 to, const TensorMap *map, int column, int row, u32 barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-
-// To the same place in both blocks of the cluster.
-__device__ __forceinline__ void load_to_both(u32 to, const TensorMap *map, int column, int row, u32 barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"((u16)3)
-      : "memory");
-}
-
-__device__ __forceinline__ void store(const TensorMap *map, int column, int row, u32 from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column),
-               "r"(row), "r"(from)
-               : "memory");
-}
-
-// Rows of 128 bytes, swizzled: groups of eight rows are 1024 bytes apart.
-__device__ __forceinline__ u64 descriptor(u32 address) {
-  return (u64)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
-}
-
 // sums += x (64 x 16) * weight (256 x 16)^T, or = where `add` is zero.
 __device__ __forceinline__ void multiply(float (&s)[128], u64 x, u64 weight, int add) {
 #define FOUR(i) "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3])
@@ -121,17 +50,6 @@ __device__ __forceinline__ void multiply(float (&s)[128], u64 x, u64 weight, int
       : "l"(x), "l"(weight), "r"(add));
 #undef SIXTEEN
 #undef FOUR
-}
-
-template <int PENDING>
-__device__ __forceinline__ void multiply_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-// Keeps the compiler from reading sums before they are there.
-__device__ __forceinline__ void settle(float (&s)[128]) {
-#pragma unroll
-  for (int i = 0; i < 128; i++) asm volatile("" : "+f"(s[i])::"memory");
 }
 
 // The tile of a block: item after item, the cluster's blocks take two rows of tiles in the same column, and two columns
@@ -272,11 +190,11 @@ __device__ __forceinline__ void multiply_tiles(const Places &places, const Tenso
       const u32 x = places.stages + stage.number * STAGE_BYTES + group.number * (X_BYTES / 2);
       const u32 weight = places.stages + stage.number * STAGE_BYTES + X_BYTES;
       barrier_wait(places.full + 8 * stage.number, stage.parity);
-      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+      multiply_fence();
 #pragma unroll
       for (int i = 0; i < DEPTH / 16; i++)
         multiply(sums, descriptor(x + 32 * i), descriptor(weight + 32 * i), slice | i);
-      asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+      multiply_commit();
       // The slice before this one is done.
       multiply_wait<1>();
       if (slice) release((stage.number + STAGES - 1) % STAGES);
