@@ -30,11 +30,16 @@ mod verify;
 
 use args::{Command, Program};
 use clap::Parser;
+use std::hint::black_box;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// As large as glibc lets the block be that [`keep_freed_memory`] frees.
+const LARGE: usize = 31 << 20;
+
 fn main() -> ExitCode {
+    keep_freed_memory();
     let program = Program::parse();
     start_log(program.log_format);
     let outcome = match program.command {
@@ -50,6 +55,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Has the allocator use the memory of one image again for the next. glibc gives a large block back when it is freed and
+/// takes the next one page by page, which costs milliseconds an image; when a block is freed that was larger than the
+/// limit for that, it raises the limit to the block's size (mallopt(3), `M_MMAP_THRESHOLD`).
+fn keep_freed_memory() {
+    drop(black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
 fn start_log(format: args::LogFormat) {

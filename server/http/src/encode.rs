@@ -46,7 +46,8 @@ pub fn encode(
 ) -> Result<Vec<u8>, EncodeError> {
     let fault = |error: &dyn std::error::Error| EncodeError(error.to_string());
     let (width, height, color) = (pixels.width(), pixels.height(), ExtendedColorType::Rgb8);
-    let mut file = Vec::new();
+    // What a file seldom exceeds; memory that is not written to costs nothing.
+    let mut file = Vec::with_capacity(pixels.rgb().len());
     match format {
         ImageFormat::Png => {
             let mut encoder = png::Encoder::new(&mut file, width, height);

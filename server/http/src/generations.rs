@@ -16,14 +16,11 @@ use crate::error::ApiError;
 use crate::json_body::JsonBody;
 use answer::Answer;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64_simd::STANDARD;
 use body::Wish;
 use futures::future::try_join_all;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use zimage_engine::{Generated, Ticket};
 
 /// Makes the images of one request.
@@ -67,8 +64,12 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     }
     let tickets = engine.submit(requests)?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
-    let answer = Answer::new(&first, &images, format);
-    let mut response = json(&answer, answer.room())?;
+    let (images, files): (Vec<_>, Vec<_>) = images.into_iter().unzip();
+    let answer = Answer::new(&first, images.iter(), format);
+    let mut response = answer.with_files(files).map_err(|error| {
+        let message = format!("failed to write the answer: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })?;
     let headers = response.headers_mut();
     headers.insert(
         "x-zimage-model",
@@ -78,41 +79,17 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// A body of JSON. Its room is taken at once: an image has megabytes.
-fn json(answer: &impl Serialize, room: usize) -> Result<Response, ApiError> {
-    let mut body = Vec::with_capacity(room);
-    serde_json::to_writer(&mut body, answer).map_err(|error| {
-        let message = format!("failed to write the answer: {error}");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-    })?;
-    let kind = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(([kind], body).into_response())
-}
-
-/// One image and its file as a JSON text in base64.
-async fn image(
-    ticket: Ticket,
-    format: ImageFormat,
-) -> Result<(Generated, Box<RawValue>), ApiError> {
+/// One image and its file in base64.
+async fn image(ticket: Ticket, format: ImageFormat) -> Result<(Generated, String), ApiError> {
     let generated = ticket.image().await?;
     let fault = |message: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message);
     // Encoding has a thread of its own: the device already works on the next request.
     let encoded = tokio::task::spawn_blocking(move || {
         let file = encode(&generated.pixels, format, &[]).map_err(|error| error.to_string())?;
-        let text = quoted(&file).map_err(|error| error.to_string())?;
-        Ok((generated, text))
+        Ok((generated, STANDARD.encode_to_string(file)))
     });
     match encoded.await {
         Ok(outcome) => outcome.map_err(fault),
         Err(error) => Err(fault(format!("failed to encode the image: {error}"))),
     }
-}
-
-/// A file in base64 between quotes. There is nothing to escape in it, which would be looked for a byte at a time.
-fn quoted(file: &[u8]) -> serde_json::Result<Box<RawValue>> {
-    let mut text = String::with_capacity(STANDARD.encoded_length(file.len()) + 2);
-    text.push('"');
-    STANDARD.encode_append(file, &mut text);
-    text.push('"');
-    RawValue::from_string(text)
 }

@@ -1,19 +1,23 @@
 //! The answer: OpenAI's fields, and what makes the image again beside them.
 
 use crate::encode::ImageFormat;
+use axum::body::{Body, Bytes};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use std::convert::Infallible;
 use std::time::{SystemTime, UNIX_EPOCH};
 use zimage_core::request::ImageRequest;
 use zimage_engine::Generated;
 
 const TRUNCATED: &str = "the prompt was cut to the 512 tokens that the text encoder reads";
 
-/// Serialized from borrowed files: an image has megabytes.
+/// Everything but `data`, which holds the images.
 #[derive(Serialize)]
-pub(super) struct Answer<'a> {
+pub(super) struct Answer {
     created: u64,
-    data: Vec<Image<'a>>,
     background: &'static str,
     output_format: &'static str,
     quality: &'static str,
@@ -24,11 +28,6 @@ pub(super) struct Answer<'a> {
     guidance_scale: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<[&'static str; 1]>,
-}
-
-#[derive(Serialize)]
-struct Image<'a> {
-    b64_json: &'a RawValue,
 }
 
 /// Images have no tokens here; they cost time.
@@ -46,43 +45,56 @@ struct InputTokens {
     image_tokens: u32,
 }
 
-impl<'a> Answer<'a> {
-    /// `request` is that of the first image; each image comes with its file as a JSON text in base64.
-    pub(super) fn new(
+impl Answer {
+    /// `request` is that of the first image.
+    pub(super) fn new<'a>(
         request: &ImageRequest,
-        images: &'a [(Generated, Box<RawValue>)],
+        images: impl Iterator<Item = &'a Generated> + Clone,
         format: ImageFormat,
     ) -> Self {
-        let tokens = images.iter().map(|(generated, _)| generated.prompt_tokens);
-        let truncated = images.iter().any(|(generated, _)| generated.truncated);
+        let tokens = images.clone().map(|image| image.prompt_tokens).max();
+        let truncated = images.clone().any(|image| image.truncated);
         let created = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             created: created.map_or(0, |time| time.as_secs()),
-            data: images
-                .iter()
-                .map(|(_, b64_json)| Image { b64_json })
-                .collect(),
             background: "opaque",
             output_format: format.name(),
             quality: "auto",
             size: format!("{}x{}", request.width, request.height),
-            usage: Usage::of_text(tokens.max().unwrap_or(0)),
+            usage: Usage::of_text(tokens.unwrap_or(0)),
             seed: request.noise.seed,
             num_inference_steps: request.num_inference_steps,
             guidance_scale: request.guidance_scale,
             warnings: truncated.then_some([TRUNCATED]),
         }
     }
-}
 
-impl Answer<'_> {
-    /// Bytes that the answer has at most.
-    pub(super) fn room(&self) -> usize {
-        let images = self
-            .data
-            .iter()
-            .map(|image| image.b64_json.get().len() + 64);
-        images.sum::<usize>() + 1024
+    /// The whole answer with the images' files in base64.
+    pub(super) fn with_files(&self, files: Vec<String>) -> serde_json::Result<Response> {
+        let parts = self.parts(files)?;
+        let length: usize = parts.iter().map(Bytes::len).sum();
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (CONTENT_LENGTH, HeaderValue::from(length)),
+        ];
+        let parts = parts.into_iter().map(Ok::<_, Infallible>);
+        Ok((headers, Body::from_stream(stream::iter(parts))).into_response())
+    }
+
+    /// JSON in parts. Files have megabytes: they are sent from where they are, and base64 has nothing to escape.
+    fn parts(&self, files: Vec<String>) -> serde_json::Result<Vec<Bytes>> {
+        let mut parts = Vec::with_capacity(2 * files.len() + 1);
+        let mut between = r#"{"data":[{"b64_json":""#;
+        for file in files {
+            parts.push(Bytes::from_static(between.as_bytes()));
+            parts.push(Bytes::from(file));
+            between = r#""},{"b64_json":""#;
+        }
+        let mut others = serde_json::to_vec(self)?;
+        // They stand in the same object.
+        others.splice(..1, *br#""}],"#);
+        parts.push(Bytes::from(others));
+        Ok(parts)
     }
 }
 
@@ -97,5 +109,25 @@ impl Usage {
             output_tokens: 0,
             total_tokens: tokens,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn the_parts_are_one_object_with_every_file() {
+        let request = ImageRequest::plain("a fox".to_owned(), (64, 32));
+        let answer = Answer::new(&request, [].iter(), ImageFormat::Png);
+        let files = ["Zm9v", "YmFy"].map(str::to_owned);
+        let whole = answer.parts(files.to_vec()).unwrap().concat();
+        let read: Value = serde_json::from_slice(&whole).unwrap();
+        let images = [0, 1].map(|number| read["data"][number]["b64_json"].as_str().unwrap());
+        assert_eq!(images, ["Zm9v", "YmFy"]);
+        assert_eq!(read["data"].as_array().unwrap().len(), 2);
+        assert_eq!(read["size"], "64x32");
+        assert_eq!(read["output_format"], "png");
     }
 }
