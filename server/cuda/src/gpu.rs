@@ -2,6 +2,7 @@
 
 use crate::error::{GpuError, LoadError};
 use crate::kernels::{self, Cache, SOURCES};
+use crate::launch::Launch;
 use crate::libraries::{self, Libraries};
 use crate::memory::{Memory, Pinned, Region};
 use cudarc::driver::sys::{
@@ -9,7 +10,7 @@ use cudarc::driver::sys::{
     CUstreamCaptureMode,
 };
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, LaunchArgs, result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DeviceRepr, result,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -169,8 +170,8 @@ impl Gpu {
     }
 
     /// A launch of a kernel, without its arguments.
-    pub(crate) fn kernel(&self, name: &'static str) -> Result<LaunchArgs<'_>, GpuError> {
-        Ok(self.stream.launch_builder(self.function(name)?))
+    pub(crate) fn kernel(&self, name: &'static str) -> Result<Launch<'_>, GpuError> {
+        Ok(self.launch(self.function(name)?))
     }
 
     /// The same with more shared memory than a kernel has without asking.
@@ -178,11 +179,15 @@ impl Gpu {
         &self,
         name: &'static str,
         bytes: usize,
-    ) -> Result<LaunchArgs<'_>, GpuError> {
+    ) -> Result<Launch<'_>, GpuError> {
         let function = self.function(name)?;
         let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(most, bytes as i32)?;
-        Ok(self.stream.launch_builder(function))
+        Ok(self.launch(function))
+    }
+
+    fn launch<'a>(&'a self, function: &'a CudaFunction) -> Launch<'a> {
+        Launch::new(&self.stream, function, self.properties.capability.0 >= 9)
     }
 
     fn function(&self, name: &'static str) -> Result<&CudaFunction, GpuError> {

@@ -78,10 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kernel_is_listed_and_every_name_is_a_kernel() {
+    fn every_kernel_is_listed_and_waits_for_earlier_work_and_every_name_is_a_kernel() {
         for source in SOURCES {
             let defined = source.text.matches("extern \"C\" __global__").count();
             assert_eq!(defined, source.kernels.len(), "{}", source.file);
+            let waits = source.text.matches("after_earlier_work();").count();
+            assert_eq!(waits, defined, "{}", source.file);
             for kernel in source.kernels {
                 assert!(source.text.contains(&format!(" {kernel}(")), "{kernel}");
             }

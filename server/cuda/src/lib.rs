@@ -11,6 +11,7 @@ mod error;
 mod executor;
 mod gpu;
 pub mod kernels;
+mod launch;
 pub mod libraries;
 pub mod matmul;
 mod memory;

@@ -1,7 +1,7 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
 //! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags. `--figures` prints what
-//! single operations take, `--chain` what they take in a block; `--latents MODEL FOLDER` writes what tests/bench/truth.py
+//! single operations take, `--chain CACHE` what they take in a block; `--latents MODEL FOLDER` writes what tests/bench/truth.py
 //! compares, and `--memory MODEL REQUESTS` shows whether requests of mixed sizes give back what they took.
 #![forbid(unsafe_code)]
 #![expect(
@@ -20,7 +20,7 @@ mod operations;
 mod oracle;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zimage_cuda::{Compute, GpuOptions};
 
@@ -34,8 +34,11 @@ type OperationTest = fn(&Compute) -> Outcome;
 type ModelTest = fn() -> Outcome;
 
 /// Prints figures for the sizes of a 1024x1024 and a 512x512 image.
-fn for_both_sizes(print: fn(&Compute, usize) -> Outcome) -> Outcome {
-    let compute = Compute::open(&GpuOptions::default())?;
+fn for_both_sizes(cache: Option<&str>, print: fn(&Compute, usize) -> Outcome) -> Outcome {
+    let compute = Compute::open(&GpuOptions {
+        cache: cache.map(PathBuf::from),
+        ..GpuOptions::default()
+    })?;
     println!("{}", compute.gpu.properties());
     let mut sizes = [4160, 1088].iter();
     sizes.try_for_each(|&tokens| print(&compute, tokens))
@@ -54,8 +57,8 @@ fn ended(outcome: Outcome) -> ExitCode {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--figures"] => return ended(for_both_sizes(figures::print)),
-        ["--chain"] => return ended(for_both_sizes(chain::print)),
+        ["--figures"] => return ended(for_both_sizes(None, figures::print)),
+        ["--chain", cache] => return ended(for_both_sizes(Some(cache), chain::print)),
         ["--latents", model, folder] => {
             return ended(latents::write(Path::new(model), Path::new(folder)));
         }

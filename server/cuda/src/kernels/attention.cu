@@ -2,6 +2,7 @@
 
 // y = softmax(x * scale) of the first `width` numbers of each row, float32 to bfloat16; zeros up to `stride`.
 extern "C" __global__ void softmax(u16 *y, const float *x, float scale, int width, int stride) {
+  after_earlier_work();
   const float *row = x + (u64)blockIdx.x * stride;
   u16 *out = y + (u64)blockIdx.x * stride;
   float most = -3.4e38f;
@@ -18,6 +19,7 @@ extern "C" __global__ void softmax(u16 *y, const float *x, float scale, int widt
 // shapes and machines that cuDNN has no plan for. width <= 256.
 extern "C" __global__ void attention(u16 *y, const u16 *rows, int tokens, int heads, int kv_heads, int width,
                                      float scale, int causal) {
+  after_earlier_work();
   const int warp = (blockIdx.x * blockDim.x + threadIdx.x) >> 5, lane = threadIdx.x & 31;
   const int token = warp / heads, head = warp % heads, kv_head = head / (heads / kv_heads);
   if (token >= tokens) return;

@@ -5,6 +5,7 @@
 // memory. stride <= 2048.
 extern "C" __global__ void group_norm_sums(float2 *sums, const uint4 *x, u64 pixels, int channels, int stride,
                                            int groups, u64 chunk) {
+  after_earlier_work();
   extern __shared__ float shared[];
   const int vectors = stride / 8, rows = blockDim.x / vectors;
   const int vector = threadIdx.x % vectors, row = threadIdx.x / vectors;
@@ -42,6 +43,7 @@ extern "C" __global__ void group_norm_sums(float2 *sums, const uint4 *x, u64 pix
 // statistics[group] = (mean, 1 / standard deviation). One warp a group.
 extern "C" __global__ void group_norm_statistics(float2 *statistics, const float2 *sums, int chunks, int groups,
                                                  double count, float eps) {
+  after_earlier_work();
   const int group = blockIdx.x;
   double sum = 0, squares = 0;
   for (int chunk = threadIdx.x; chunk < chunks; chunk += 32) {
@@ -63,6 +65,7 @@ extern "C" __global__ void group_norm_statistics(float2 *statistics, const float
 extern "C" __global__ void group_norm_apply(uint4 *y, const uint4 *x, const float2 *statistics, const float *weight,
                                             const float *bias, u64 count, int channels, int stride, int groups,
                                             int activate) {
+  after_earlier_work();
   const u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (at >= count) return;
   const int first = at % (stride / 8) * 8, size = channels / groups;

@@ -346,6 +346,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void attention_of_pairs(const __
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
+  after_earlier_work();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 0) read_pairs(places, &queries, &keys, sizes);

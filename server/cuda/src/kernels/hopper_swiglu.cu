@@ -225,6 +225,7 @@ extern "C" __global__ CLUSTER __launch_bounds__(384, 1) void gate_up_swiglu(cons
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   cluster_sync();
+  after_earlier_work();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) read_tiles(places, &x, &weight, sizes);

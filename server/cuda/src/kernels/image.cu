@@ -3,6 +3,7 @@
 // y = latents / scaling + shift; latents (channels, pixels) float32, y (pixels, stride) with zeros behind the last.
 extern "C" __global__ void latents_to_image(u16 *y, const float *latents, u64 pixels, int channels, int stride,
                                             float scaling, float shift) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= pixels * stride) return;
   const int channel = i % stride;
@@ -11,6 +12,7 @@ extern "C" __global__ void latents_to_image(u16 *y, const float *latents, u64 pi
 
 // Twice the height and width, each pixel repeated.
 extern "C" __global__ void upsample(uint4 *y, const uint4 *x, int width, int vectors, u64 count) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= count) return;
   const int vector = i % vectors;
@@ -21,6 +23,7 @@ extern "C" __global__ void upsample(uint4 *y, const uint4 *x, int width, int vec
 
 // Three bytes a pixel of an image from -1 to 1, rounded to even.
 extern "C" __global__ void image_to_bytes(u8 *y, const u16 *x, u64 pixels, int stride) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= pixels * 3) return;
   const float value = to_float(x[i / 3 * stride + i % 3]) * 0.5f + 0.5f;

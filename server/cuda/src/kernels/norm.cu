@@ -3,6 +3,7 @@
 // y = rms_norm(x) * weight * scale; scale (float32) may be null.
 extern "C" __global__ void rms_norm(uint4 *y, const uint4 *x, const uint4 *weight, const float *scale, int vectors,
                                     float eps) {
+  after_earlier_work();
   const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
   const bool inside = threadIdx.x < vectors;
   float values[8] = {}, sum = 0.f;
@@ -24,6 +25,7 @@ extern "C" __global__ void rms_norm(uint4 *y, const uint4 *x, const uint4 *weigh
 // added as it is.
 extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const uint4 *weight, const float *gate,
                                     const uint4 *next_weight, const float *next_scale, int vectors, float eps) {
+  after_earlier_work();
   const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
   const bool inside = threadIdx.x < vectors;
   float added[8] = {}, values[8] = {}, w[8], s[8], sum = 0.f;
@@ -72,6 +74,7 @@ extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const ui
 
 // y = layer_norm(x) * scale, without weights; scale is float32.
 extern "C" __global__ void layer_norm(uint4 *y, const uint4 *x, const float *scale, int vectors, float eps) {
+  after_earlier_work();
   const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
   const bool inside = threadIdx.x < vectors;
   float values[8] = {}, sum = 0.f;

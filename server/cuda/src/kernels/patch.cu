@@ -11,12 +11,14 @@ __device__ __forceinline__ u64 latent_index(u64 i, int channels, int rows, int c
 }
 
 extern "C" __global__ void patchify(u16 *patches, const float *latents, int channels, int rows, int columns) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= (u64)rows * columns * 4 * channels) return;
   patches[i] = to_bf16(latents[latent_index(i, channels, rows, columns)]);
 }
 
 extern "C" __global__ void unpatchify(float *latents, const float *patches, int channels, int rows, int columns) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= (u64)rows * columns * 4 * channels) return;
   latents[latent_index(i, channels, rows, columns)] = patches[i];

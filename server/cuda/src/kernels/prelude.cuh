@@ -4,6 +4,13 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// What every kernel does before it touches memory: it may be in place while the work before it ends.
+__device__ __forceinline__ void after_earlier_work() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float to_float(u16 bits) { return __uint_as_float((u32)bits << 16); }
 
 __device__ __forceinline__ u32 pack(float low, float high) {

@@ -27,6 +27,7 @@ __device__ __forceinline__ u16 *find_head(u16 *rows, int tokens, int q_heads, in
 extern "C" __global__ void qk_norm_rope_interleaved(uint4 *rows, const uint4 *q_weight, const uint4 *k_weight,
                                                     const float *table, int lanes, int q_heads, int k_heads, int row,
                                                     int width, float eps) {
+  after_earlier_work();
   const int lane = threadIdx.x % lanes, vectors = width / 8;
   const bool inside = lane < vectors;
   const u32 together = lanes == 32 ? ~0u : 0xffffu << (threadIdx.x & 16);
@@ -67,6 +68,7 @@ extern "C" __global__ void qk_norm_rope_interleaved(uint4 *rows, const uint4 *q_
 extern "C" __global__ void qk_norm_rope_halves(u16 *rows, const u16 *q_weight, const u16 *k_weight,
                                                const float2 *table, int tokens, int q_heads, int k_heads, int row,
                                                int width, float eps) {
+  after_earlier_work();
   int token;
   bool is_q;
   u16 *head = find_head(rows, tokens, q_heads, k_heads, row, width, &token, &is_q);

@@ -2,6 +2,7 @@
 
 // latents -= delta * prediction: the model predicts from noise to image, the schedule counts from image to noise.
 extern "C" __global__ void euler_step(float *latents, const float *prediction, float delta, u64 count) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   // Rounded after each operation, as on the CPU.
   if (i < count) latents[i] = __fsub_rn(latents[i], __fmul_rn(delta, prediction[i]));
@@ -10,6 +11,7 @@ extern "C" __global__ void euler_step(float *latents, const float *prediction, f
 // latents = mask ? latents : sigma * noise + (1 - sigma) * image; the mask is one number for each of `pixels`.
 extern "C" __global__ void keep(float *latents, const float *image, const float *noise, const float *mask, float sigma,
                                 u64 pixels, u64 count) {
+  after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= count) return;
   const float m = mask[i % pixels];
@@ -20,6 +22,7 @@ extern "C" __global__ void keep(float *latents, const float *image, const float 
 // positive += scale * (positive - negative), then its norm is clamped to `most` times the norm that it had; 0: not
 // clamped. One block, so that the sums have one order.
 extern "C" __global__ void guide(float *positive, const float *negative, float scale, float most, u64 count) {
+  after_earlier_work();
   __shared__ double sums[2][1024];
   double before = 0, after = 0;
   for (u64 i = threadIdx.x; i < count; i += blockDim.x) {

@@ -1,5 +1,6 @@
 // y = silu(x[:, :width]) * x[:, width:], both halves `vectors` * 8 wide.
 extern "C" __global__ void swiglu(uint4 *y, const uint4 *x, int vectors) {
+  after_earlier_work();
   const int i = blockIdx.y * blockDim.x + threadIdx.x;
   if (i >= vectors) return;
   const u64 row = blockIdx.x;

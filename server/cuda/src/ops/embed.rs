@@ -4,7 +4,7 @@ use super::{BF16, F32, THREADS, each, grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::{LaunchConfig, PushKernelArg as _};
+use cudarc::driver::LaunchConfig;
 
 /// `y[i] = table[ids[i]]` for `count` ids (u32), zeros up to `rows`. The ids must be rows of the table.
 ///
@@ -36,8 +36,7 @@ pub fn gather(
         .arg(&count)
         .arg(&row_vectors);
     // SAFETY: the arguments are the kernel's; y holds the rows, and every id was checked against the table.
-    unsafe { launch.launch(grid(rows, THREADS)) }?;
-    Ok(())
+    unsafe { launch.launch(grid(rows, THREADS)) }
 }
 
 /// Every one of `rows` rows of y is the token.
@@ -59,8 +58,7 @@ pub fn repeat_row(
     let mut launch = gpu.kernel("repeat_row")?;
     launch.arg(&y).arg(&token).arg(&row_vectors);
     // SAFETY: the arguments are the kernel's; y holds the rows and the token one.
-    unsafe { launch.launch(grid(rows, THREADS)) }?;
-    Ok(())
+    unsafe { launch.launch(grid(rows, THREADS)) }
 }
 
 /// `y = silu(x[:, :width]) * x[:, width:]`.
@@ -84,8 +82,7 @@ pub fn swiglu(
     let mut launch = gpu.kernel("swiglu")?;
     launch.arg(&y).arg(&x).arg(&row_vectors);
     // SAFETY: the arguments are the kernel's, which stops behind a row's last vector; both regions hold every row.
-    unsafe { launch.launch(config) }?;
-    Ok(())
+    unsafe { launch.launch(config) }
 }
 
 /// `y = silu(x)` of a float32 vector.
@@ -99,8 +96,7 @@ pub fn silu(gpu: &Gpu, y: Region, x: Region, count: usize) -> Result<(), GpuErro
     let mut launch = gpu.kernel("silu_f32")?;
     launch.arg(&y).arg(&x).arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; both regions hold as many.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }
 
 /// Modulations (blocks, 4, width) in float32 to 1 + scale, tanh(gate), 1 + scale, tanh(gate), in place.
@@ -114,8 +110,7 @@ pub fn modulation(gpu: &Gpu, x: Region, (blocks, width): (usize, usize)) -> Resu
     let mut launch = gpu.kernel("modulation")?;
     launch.arg(&x).arg(&columns).arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; the region holds as many.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }
 
 /// `x += 1` of a float32 vector.
@@ -128,6 +123,5 @@ pub fn add_one(gpu: &Gpu, x: Region, count: usize) -> Result<(), GpuError> {
     let mut launch = gpu.kernel("add_one")?;
     launch.arg(&x).arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; the region holds as many.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }

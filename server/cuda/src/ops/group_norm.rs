@@ -4,7 +4,7 @@ use super::{BF16, F32, THREADS, each, grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::{LaunchConfig, PushKernelArg as _};
+use cudarc::driver::LaunchConfig;
 
 /// Epsilon of diffusers' autoencoder.
 const EPS: f32 = 1e-6;
@@ -132,8 +132,7 @@ pub fn add_up(
     };
     // SAFETY: the arguments are the kernel's; x holds every pixel, the scratch memory a sum for each chunk and group,
     // and the shared memory two numbers for each channel of the rows that 256 threads take, at most 2048 channels.
-    unsafe { launch.launch(shared) }?;
-    Ok(())
+    unsafe { launch.launch(shared) }
 }
 
 /// Makes the image's statistics of the sums of all its rows.
@@ -157,8 +156,7 @@ pub fn settle(gpu: &Gpu, whole: Groups, scratch: Region) -> Result<(), GpuError>
         .arg(&count)
         .arg(&EPS);
     // SAFETY: the arguments are the kernel's; the scratch memory holds the sums and two numbers for each group.
-    unsafe { launch.launch(grid(whole.groups, 32)) }?;
-    Ok(())
+    unsafe { launch.launch(grid(whole.groups, 32)) }
 }
 
 /// Norms an image, or a part of one as large as `size` says, by the statistics of the whole.
@@ -202,8 +200,7 @@ pub fn apply(
         .arg(&activate);
     // SAFETY: the arguments are the kernel's, which stops at the last vector; images, weights and statistics were
     // checked above.
-    unsafe { launch.launch(each(image_vectors)) }?;
-    Ok(())
+    unsafe { launch.launch(each(image_vectors)) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use super::{BF16, F32, each, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::PushKernelArg as _;
 
 /// Latents' place among images: `channels` of `stride` channels are theirs, the others are zero.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +46,7 @@ pub fn from_latents(
         .arg(&scaling)
         .arg(&shift);
     // SAFETY: the arguments are the kernel's, which stops at the last number; both regions hold every pixel.
-    unsafe { launch.launch(each(pixels * stride)) }?;
-    Ok(())
+    unsafe { launch.launch(each(pixels * stride)) }
 }
 
 /// Twice the height and width of an image, each pixel repeated.
@@ -80,8 +78,7 @@ pub fn upsample(
         .arg(&pixel)
         .arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; both regions hold their images.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }
 
 /// The first three channels of an image from -1 to 1 as bytes, rounded as diffusers rounds.
@@ -100,6 +97,5 @@ pub fn to_bytes(
     let mut launch = gpu.kernel("image_to_bytes")?;
     launch.arg(&y).arg(&x).arg(&length).arg(&all);
     // SAFETY: the arguments are the kernel's, which stops at the last byte; both regions hold every pixel.
-    unsafe { launch.launch(each(pixels * 3)) }?;
-    Ok(())
+    unsafe { launch.launch(each(pixels * 3)) }
 }

@@ -4,7 +4,7 @@ use super::{BF16, F32, grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::{LaunchConfig, PushKernelArg as _};
+use cudarc::driver::LaunchConfig;
 
 /// Rows and their width, and the norm's epsilon.
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +73,7 @@ pub fn rms_norm(
         .arg(&vectors)
         .arg(&rows.eps);
     // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
-    unsafe { launch.launch(config) }?;
-    Ok(())
+    unsafe { launch.launch(config) }
 }
 
 /// What [`add_norm`] adds to x.
@@ -127,8 +126,7 @@ pub fn add_norm(
         .arg(&vectors)
         .arg(&rows.eps);
     // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
-    unsafe { launch.launch(config) }?;
-    Ok(())
+    unsafe { launch.launch(config) }
 }
 
 /// `y = layer_norm(x) * scale` without weights; `scale` is float32.
@@ -155,6 +153,5 @@ pub fn layer_norm(
         .arg(&vectors)
         .arg(&rows.eps);
     // SAFETY: the arguments are the kernel's, and every row and vector that it touches was checked above.
-    unsafe { launch.launch(config) }?;
-    Ok(())
+    unsafe { launch.launch(config) }
 }

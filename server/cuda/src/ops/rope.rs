@@ -1,10 +1,9 @@
 //! Norms of heads and the rotary embedding.
 
-use super::{BF16, F32, THREADS, grid};
+use super::{BF16, F32, each, grid};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::PushKernelArg as _;
 
 /// Rows of (q heads | k heads | v heads).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,12 +75,13 @@ pub fn norm_and_rotate(
         heads.width,
     ]
     .map(|size| size as i32);
-    // A block takes a token, or a warp a token and head.
+    // A block takes a token, and is small: an H100 has room for one of each token of a small image at once. Or a warp
+    // takes a token and head.
     let lanes = if heads.width <= 128 { 16 } else { 32 };
     let warps = heads.tokens * (heads.heads + heads.kv_heads);
-    let (kernel, own, blocks) = match pairs {
-        Pairs::Interleaved => ("qk_norm_rope_interleaved", lanes, heads.tokens),
-        Pairs::Halves => ("qk_norm_rope_halves", tokens, warps.div_ceil(THREADS / 32)),
+    let (kernel, own, config) = match pairs {
+        Pairs::Interleaved => ("qk_norm_rope_interleaved", lanes, grid(heads.tokens, 128)),
+        Pairs::Halves => ("qk_norm_rope_halves", tokens, each(warps * 32)),
     };
     let mut launch = gpu.kernel(kernel)?;
     launch.arg(&rows).arg(&q).arg(&k).arg(&table).arg(&own);
@@ -93,6 +93,5 @@ pub fn norm_and_rotate(
         .arg(&eps);
     // SAFETY: the arguments are the kernel's; there is a block for each token, or it stops behind the last; rows, weights
     // and table hold every head of every token, as checked above.
-    unsafe { launch.launch(grid(blocks, THREADS)) }?;
-    Ok(())
+    unsafe { launch.launch(config) }
 }

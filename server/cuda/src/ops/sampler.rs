@@ -4,7 +4,6 @@ use super::{BF16, F32, each, grid};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::PushKernelArg as _;
 
 /// Latents of `rows` x `columns` patches of two by two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +72,7 @@ fn rearrange(
         .arg(&rows)
         .arg(&columns);
     // SAFETY: the arguments are those of both kernels, which stop at the last number; the callers checked the regions.
-    unsafe { launch.launch(each(patches.numbers())) }?;
-    Ok(())
+    unsafe { launch.launch(each(patches.numbers())) }
 }
 
 /// `latents -= delta * prediction`.
@@ -98,8 +96,7 @@ pub fn euler_step(
         .arg(&delta)
         .arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; both regions hold as many.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }
 
 /// An image that is kept where the mask says so, and its noise.
@@ -136,8 +133,7 @@ pub fn keep(
     launch.arg(&latents).arg(&image).arg(&noise).arg(&mask);
     launch.arg(&sigma).arg(&pixels).arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count; every region holds as many, the mask one a pixel.
-    unsafe { launch.launch(each(count)) }?;
-    Ok(())
+    unsafe { launch.launch(each(count)) }
 }
 
 /// `positive += scale * (positive - negative)`, then no longer than `most` times the length that it had; 0: any length.
@@ -163,6 +159,5 @@ pub fn guide(
         .arg(&length);
     // SAFETY: the arguments are the kernel's, which stops at the count and is made for one block of 1024 threads; both
     // regions hold as many.
-    unsafe { launch.launch(grid(1, 1024)) }?;
-    Ok(())
+    unsafe { launch.launch(grid(1, 1024)) }
 }

@@ -4,7 +4,6 @@ use super::{BF16, F32, grid};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use cudarc::driver::PushKernelArg as _;
 use zimage_checkpoint::DType;
 
 /// Blocks that fill any GPU; each thread does several numbers.
@@ -52,6 +51,5 @@ fn convert(
     let mut launch = gpu.kernel(kernel)?;
     launch.arg(&y).arg(&x).arg(&length);
     // SAFETY: the arguments are those of the three kernels, which stop at the count; the callers checked the regions.
-    unsafe { launch.launch(grid(BLOCKS, super::THREADS)) }?;
-    Ok(())
+    unsafe { launch.launch(grid(BLOCKS, super::THREADS)) }
 }
