@@ -208,11 +208,14 @@ impl Device {
             } else {
                 Ending::Failed
             };
-            self.leave(running.begun.slot, ending);
+            self.count(ending);
             if let Err(error) = &outcome {
                 fault = fault.and(lost(error));
             }
+            let slot = running.begun.slot;
             self.reply(running, outcome);
+            // Memory is given back while the client already has its image.
+            self.release(slot);
         }
         fault
     }
@@ -235,8 +238,16 @@ impl Device {
     }
 
     fn leave(&mut self, slot: Slot, ending: Ending) {
+        self.count(ending);
+        self.release(slot);
+    }
+
+    fn count(&self, ending: Ending) {
         self.shared.metrics.running.dec();
         self.shared.metrics.ended(ending);
+    }
+
+    fn release(&mut self, slot: Slot) {
         if guard(|| {
             self.executor.release(slot);
             Ok(())
