@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use step::State;
 use zimage_checkpoint::config::SchedulerConfig;
 use zimage_checkpoint::{Checkpoint, PromptEncoder};
@@ -34,6 +35,9 @@ use zimage_core::request::ImageRequest;
 
 /// Tokens of the longest prompt that is prepared before the first request. Few are longer, and these take seconds.
 const LONGEST_WARM: usize = 256;
+
+/// Tokens that prompts of most requests have at most, and more than half of it.
+const TYPICAL: usize = 64;
 
 /// Where and within which bounds to compute.
 #[derive(Clone, Debug)]
@@ -87,6 +91,7 @@ impl CudaExecutor {
         let compute = Compute::open(&options.gpu)?;
         tracing::info!("{}", compute.gpu.properties());
         let gpu = &compute.gpu;
+        let began = Instant::now();
         let mut executor = Self {
             states: BTreeMap::new(),
             plans: Plans::default(),
@@ -105,6 +110,10 @@ impl CudaExecutor {
             next_slot: 0,
             compute,
         };
+        tracing::info!(
+            seconds = began.elapsed().as_secs_f64(),
+            "the weights are on the GPU"
+        );
         executor.warm_up(&options.warm_up)?;
         Ok(executor)
     }
@@ -143,9 +152,10 @@ impl CudaExecutor {
 
     fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
         let longest = self.transformer.limits()[0] / 32 * 32;
+        let prompt = self.typical_prompt(longest)?;
         let requests: Vec<ImageRequest> = of_sizes
             .iter()
-            .map(|&(height, width)| ImageRequest::plain("a lighthouse", (width, height)))
+            .map(|&(height, width)| ImageRequest::plain(prompt.clone(), (width, height)))
             .collect();
         let mut needs = self.caption_bytes(longest)?;
         for request in &requests {
@@ -153,11 +163,17 @@ impl CudaExecutor {
         }
         self.arena.reserve(&self.compute.gpu, needs)?;
         self.compute.matmuls.tune(true);
+        let began = Instant::now();
         for tokens in (32..=longest.min(LONGEST_WARM)).step_by(32) {
             self.captions_of(&vec![0; tokens], None)?;
         }
         self.captions = Captions::default();
+        tracing::info!(
+            seconds = began.elapsed().as_secs_f64(),
+            "the text encoder is prepared"
+        );
         for request in &requests {
+            let began = Instant::now();
             let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
             let begun = self.begin(request).map_err(failed)?;
             for _ in 0..2 {
@@ -165,9 +181,24 @@ impl CudaExecutor {
             }
             self.decode(begun.slot).map_err(failed)?;
             self.release(begun.slot);
+            tracing::info!(
+                width = request.width,
+                height = request.height,
+                seconds = began.elapsed().as_secs_f64(),
+                "a size is prepared"
+            );
         }
         self.compute.matmuls.tune(false);
         Ok(())
+    }
+
+    /// A prompt of as many tokens as most have, if the model takes so many.
+    fn typical_prompt(&self, longest: usize) -> Result<String, LoadError> {
+        let mut prompt = "a lighthouse".to_owned();
+        while self.prompts.encode(&prompt)?.ids.len() <= TYPICAL.min(longest) / 2 {
+            prompt.push_str(" by the sea");
+        }
+        Ok(prompt)
     }
 
     /// Bytes of the arena that a request's parts need, one after the other.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Algorithms by the rows of the product.
@@ -123,8 +124,21 @@ impl Chosen {
 
     /// What was chosen for the number of rows that is nearest, if it is half to twice as many.
     pub(super) fn nearest(&self, key: &str, rows: usize) -> Option<cublasLtMatmulAlgo_t> {
-        let known = self.table.algorithms.get(key)?;
-        let near = known.range(rows.div_ceil(2)..=2 * rows);
+        self.within(key, rows, rows.div_ceil(2)..=2 * rows)
+    }
+
+    /// What was chosen for nearly the same number of rows, if anything: another search would hardly find another.
+    pub(super) fn close(&self, key: &str, rows: usize) -> Option<cublasLtMatmulAlgo_t> {
+        self.within(key, rows, rows - rows / 8..=rows + rows / 8)
+    }
+
+    fn within(
+        &self,
+        key: &str,
+        rows: usize,
+        range: RangeInclusive<usize>,
+    ) -> Option<cublasLtMatmulAlgo_t> {
+        let near = self.table.algorithms.get(key)?.range(range);
         let (_, &data) = near.min_by_key(|(known, _)| known.abs_diff(rows))?;
         Some(cublasLtMatmulAlgo_t { data })
     }
@@ -212,6 +226,9 @@ mod tests {
         assert_eq!([1120, 2100, 4608, 8000].map(of), [1, 1, 4, 4].map(Some));
         assert_eq!([100, 9000].map(of), [None, None]);
         assert!(chosen.nearest("b", 1088).is_none());
+        let close = |rows| number(chosen.close("a", rows));
+        assert_eq!([1024, 4096, 4500].map(close), [1, 4, 4].map(Some));
+        assert_eq!([900, 2048, 5000].map(close), [None; 3]);
         assert!(chosen.get("a", 4096).is_none());
     }
 

@@ -16,7 +16,7 @@ const WORTH_TUNING: usize = 1 << 28;
 const FEW_ROWS: usize = 512;
 
 /// For products of fewer multiplications the offered algorithms are compared alone.
-const WORTH_SEARCHING: usize = 1 << 34;
+const WORTH_SEARCHING: usize = 1 << 35;
 
 /// Turns in which the offered algorithms are timed.
 const TURNS: usize = 12;
@@ -55,11 +55,16 @@ impl Plan {
         }
         let offered = description.offered(operands.handle)?;
         let size = product.m * product.n * product.k;
-        let algorithm = if tune && size >= WORTH_TUNING {
+        let close = chosen.close(&key, product.m).filter(accepted);
+        let known = close.filter(|_| size >= WORTH_SEARCHING);
+        let algorithm = if let Some(known) = known {
+            known
+        } else if tune && size >= WORTH_TUNING {
             let tuning = Tuning {
                 gpu,
                 operands,
                 description: &description,
+                name: format!("{} rows of {key}", product.m),
                 cold: product.m < FEW_ROWS,
             };
             let algorithm = tuning.fastest(&offered, size >= WORTH_SEARCHING)?;
@@ -85,21 +90,27 @@ struct Tuning<'a> {
     gpu: &'a Gpu,
     operands: &'a Operands,
     description: &'a Description,
+    name: String,
     /// Whether operands come from memory each time.
     cold: bool,
 }
 
 impl Tuning<'_> {
     fn fastest(&self, offered: &[Algorithm], everything: bool) -> Result<Algorithm, GpuError> {
+        let began = Instant::now();
         let best = self.in_turns(offered)?;
         if !everything {
             return Ok(best);
         }
         let time = |algorithm: &Algorithm| self.time(algorithm, 1).ok();
         let mut finalists = search(self.operands.handle, self.description, time);
+        let searched = finalists.len();
         finalists.truncate(FINALISTS - 1);
         finalists.push(best);
-        self.hot(&finalists)
+        let fastest = self.hot(&finalists)?;
+        let seconds = began.elapsed().as_secs_f64();
+        tracing::info!(product = %self.name, searched, seconds, "an algorithm is chosen");
+        Ok(fastest)
     }
 
     fn time(&self, algorithm: &Algorithm, runs: usize) -> Result<f32, GpuError> {
