@@ -62,6 +62,8 @@ pub(crate) async fn dying_later(name: &'static str) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
+        // Before the connection ends: whoever then dials again is refused, and not taken and cut.
+        drop(listener);
         let (mut request, mut some) = (Vec::new(), [0; 4096]);
         while !request.ends_with(b"{}") {
             let read = connection.read(&mut some).await.unwrap();
