@@ -15,6 +15,14 @@ pub(crate) fn rounded(value: f32) -> f32 {
     bf16::from_f32(value).to_f32()
 }
 
+pub(crate) fn mean_square(row: &[f32]) -> f32 {
+    row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32
+}
+
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
 /// On the GPU in bfloat16.
 pub(crate) fn upload_bf16(gpu: &Gpu, values: &[f32]) -> Result<Memory, GpuError> {
     let bits: Vec<u16> = values
