@@ -5,13 +5,14 @@ mod begin;
 mod captions;
 mod pixels;
 mod plans;
+mod spare;
 mod start_image;
 mod step;
 
 use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions, Properties};
-use crate::memory::{Pinned, Region};
+use crate::memory::{Memory, Pinned, Region};
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Modulations, Sizes, Transformer};
 use crate::vae::{Decoder, Encoder};
@@ -20,6 +21,7 @@ use captions::Captions;
 use cudarc::driver::CudaEvent;
 use plans::Plans;
 pub use plans::eager_forwards;
+use spare::Spare;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
@@ -57,6 +59,7 @@ pub struct CudaExecutor {
     states: BTreeMap<Slot, State>,
     plans: Plans,
     captions: Captions,
+    spare: Spare<Memory>,
     schedules: VecDeque<(u32, Arc<Modulations>)>,
     in_flight: VecDeque<CudaEvent>,
     arena: Arena,
@@ -96,6 +99,7 @@ impl CudaExecutor {
             states: BTreeMap::new(),
             plans: Plans::default(),
             captions: Captions::default(),
+            spare: Spare::default(),
             schedules: VecDeque::new(),
             in_flight: VecDeque::new(),
             arena: Arena::new(options.memory_limit),
@@ -220,6 +224,17 @@ impl CudaExecutor {
         Ok(self.arena.region())
     }
 
+    /// Memory of a request's own, uninitialised. Work on it is ordered by the one stream, so it may be that of a request
+    /// which is over while its last work still runs.
+    fn memory(&mut self, bytes: usize) -> Result<Memory, GpuError> {
+        let gpu = &self.compute.gpu;
+        self.spare.take(bytes, || gpu.allocate(bytes))
+    }
+
+    fn spare(&mut self, memory: Memory) {
+        self.spare.keep(memory.region().bytes(), memory);
+    }
+
     fn gpu(&self) -> &Gpu {
         &self.compute.gpu
     }
@@ -279,7 +294,14 @@ impl Executor for CudaExecutor {
     }
 
     fn release(&mut self, slot: Slot) {
-        if self.states.remove(&slot).is_none() || !self.states.is_empty() {
+        let Some(state) = self.states.remove(&slot) else {
+            return;
+        };
+        self.spare(state.latents);
+        if let Some(guided) = state.guided {
+            self.spare(guided.positive);
+        }
+        if !self.states.is_empty() {
             return;
         }
         // Nobody needs what the largest request needed. A fault is reported by the next call.

@@ -225,14 +225,19 @@ impl Transformer {
         Ok((blocks, layout.take(padded * self.config.head_dim() * F32)?))
     }
 
-    /// Embeds and refines a prompt's hidden states (tokens, hidden): (padded, dim), and the padded length.
+    /// Bytes of what [`Self::refine`] makes of so many tokens.
+    pub(crate) const fn refined_bytes(&self, tokens: usize) -> usize {
+        tokens.next_multiple_of(SEQUENCE_MULTIPLE) * self.config.dim * BF16
+    }
+
+    /// Embeds and refines a prompt's hidden states (tokens, hidden) into (padded, dim); gives the padded length.
     pub(crate) fn refine(
         &self,
         compute: &Compute,
         scratch: Region,
-        hidden: Region,
-        tokens: usize,
-    ) -> Result<(Memory, usize), GpuError> {
+        (hidden, tokens): (Region, usize),
+        refined: Region,
+    ) -> Result<usize, GpuError> {
         let gpu = &compute.gpu;
         let (dim, padded) = (self.config.dim, tokens.next_multiple_of(SEQUENCE_MULTIPLE));
         let (work, table) = self.lay_out_refine(&mut Layout::over(scratch), padded)?;
@@ -249,9 +254,8 @@ impl Transformer {
             .part(tokens * dim * BF16, (padded - tokens) * dim * BF16)?;
         repeat_row(gpu, padding, self.cap_pad_token, (padded - tokens, dim))?;
         self.run_blocks(compute, &self.context_refiner, (&work, padded), table, None)?;
-        let caption = gpu.allocate(padded * dim * BF16)?;
-        gpu.copy(caption.region(), work.x, padded * dim * BF16)?;
-        Ok((caption, padded))
+        gpu.copy(refined, work.x, padded * dim * BF16)?;
+        Ok(padded)
     }
 
     /// A (cosine, sine) for each token and pair.

@@ -128,7 +128,7 @@ impl CudaExecutor {
             Some(((guidance, _), negative)) => Some(Guided {
                 guidance,
                 negative,
-                positive: self.compute.gpu.allocate(count * F32)?,
+                positive: self.memory(count * F32)?,
             }),
             None => None,
         };
@@ -143,8 +143,8 @@ impl CudaExecutor {
             None => None,
         };
         let noise = numbers.noise;
+        let latents = self.memory(count * F32)?;
         let gpu = &self.compute.gpu;
-        let latents = gpu.allocate(count * F32)?;
         let (step, start) = match request.init.as_ref().zip(image) {
             Some((init, image)) => {
                 let image = Image {

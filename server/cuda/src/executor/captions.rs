@@ -39,13 +39,16 @@ impl Captions {
         Some(caption)
     }
 
-    fn keep(&mut self, ids: &[u32], caption: &Arc<Caption>) {
+    /// Keeps a caption; those of the oldest prompts make room for it.
+    fn keep(&mut self, ids: &[u32], caption: &Arc<Caption>) -> Vec<Arc<Caption>> {
         self.0.push_front((ids.to_vec(), Arc::clone(caption)));
         let mut bytes = 0;
-        self.0.retain(|(_, caption)| {
+        let has_room = |(_, caption): &(Vec<u32>, Arc<Caption>)| {
             bytes += caption.region().bytes();
             bytes <= KEPT
-        });
+        };
+        let kept = self.0.iter().map(has_room).take_while(|room| *room).count();
+        self.0.drain(kept..).map(|(_, caption)| caption).collect()
     }
 }
 
@@ -75,15 +78,23 @@ impl CudaExecutor {
         let text = self.text_encoder.bytes(ids.len())?.next_multiple_of(256);
         let bytes = self.caption_bytes(ids.len())?;
         let scratch = self.scratch(bytes)?;
+        let memory = self.memory(self.transformer.refined_bytes(ids.len()))?;
         let rest = scratch.part(text, scratch.bytes() - text)?;
         let (compute, encoder) = (&self.compute, &self.text_encoder);
         let plan = self
             .plans
             .prompt(compute, encoder, scratch.part(0, text)?, ids.len())?;
         let hidden = plan.run(compute, encoder, ids)?;
-        let (memory, padded) = self.transformer.refine(compute, rest, hidden, ids.len())?;
+        let hidden = (hidden, ids.len());
+        let padded = self
+            .transformer
+            .refine(compute, rest, hidden, memory.region())?;
         let caption = Arc::new(Caption { memory, padded });
-        self.captions.keep(ids, &caption);
+        // A request that still needs one keeps it.
+        let gone = self.captions.keep(ids, &caption).into_iter();
+        for Caption { memory, .. } in gone.filter_map(Arc::into_inner) {
+            self.spare(memory);
+        }
         Ok(caption)
     }
 }
