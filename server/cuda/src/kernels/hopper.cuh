@@ -5,6 +5,9 @@ struct alignas(64) TensorMap {
   u64 words[16];
 };
 
+// Bytes of a box of 64 rows.
+constexpr int BOX_BYTES = 64 * 128;
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 __device__ __forceinline__ u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
@@ -21,6 +24,11 @@ __device__ __forceinline__ void cluster_sync() {
 
 __device__ __forceinline__ void barrier_init(u32 barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+// When every barrier is initialised, before others see them.
+__device__ __forceinline__ void barriers_are_ready() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
@@ -69,6 +77,36 @@ __device__ __forceinline__ void store(const TensorMap *map, int column, int row,
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column),
                "r"(row), "r"(from)
                : "memory");
+}
+
+// What was written to shared memory may be stored.
+__device__ __forceinline__ void before_store() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// The thread's stores have read shared memory, and it may be written again.
+__device__ __forceinline__ void stores_have_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+__device__ __forceinline__ void stores_are_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Registers of each thread of a group of four warps: those that only read need few.
+template <int COUNT>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// Writes what a thread of a group has of the eight columns number `i` of a product of 64 rows, two neighbours in a row and two
+// in the row eight below, to where the boxes of the result begin.
+__device__ __forceinline__ void write_eight(u32 boxes, int thread, int i, u32 upper, u32 lower) {
+  const int row = thread / 32 * 16 + thread % 32 / 4;
+  const u32 to = boxes + i / 8 * BOX_BYTES + row * 128 + ((i % 8) ^ (row % 8)) * 16 + thread % 4 * 4;
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(upper) : "memory");
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + 8 * 128), "r"(lower) : "memory");
 }
 
 // Rows of 128 bytes, swizzled: groups of eight rows are 1024 bytes apart.

@@ -258,7 +258,7 @@ __device__ __forceinline__ void attend_pairs(const Places &places, const TensorM
     score_block(keys);
     // The result before this one was read by now, and its buffer may take queries again.
     if (group.thread == 0 && pair != blockIdx.x) {
-      asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+      stores_have_read();
       barrier_arrive(places.queries_empty + 8 * (buffer.number ^ 1));
     }
     multiply_wait<0>();
@@ -304,24 +304,21 @@ __device__ __forceinline__ void attend_pairs(const Places &places, const TensorM
       inverse[row] = 1.f / across_row(softmax.total[row], [](float one, float other) { return one + other; });
     // The result takes the place of the queries, which all warps have read.
     group.sync();
-    const int row = group.thread / 32 * 16 + group.thread % 32 / 4;
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-      const u32 to = queries + i / 8 * (QUERY_BYTES / 2) + row * 128 + ((i % 8) ^ (row % 8)) * 16 + group.thread % 4 * 4;
       const u32 upper = pack(sums[4 * i] * inverse[0], sums[4 * i + 1] * inverse[0]);
       const u32 lower = pack(sums[4 * i + 2] * inverse[1], sums[4 * i + 3] * inverse[1]);
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(upper) : "memory");
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + 8 * 128), "r"(lower) : "memory");
+      write_eight(queries, group.thread, i, upper, lower);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    before_store();
     group.sync();
     if (group.thread == 0) {
       store(y, unit.head * HEAD, unit.row, queries);
       store(y, unit.head * HEAD + 64, unit.row, queries + QUERY_BYTES / 2);
-      asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+      store_commit();
     }
   }
-  if (group.thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  if (group.thread == 0) stores_are_done();
 }
 
 #endif
@@ -343,15 +340,15 @@ extern "C" __global__ __launch_bounds__(384, 1) void attention_of_pairs(const __
       barrier_init(places.queries_full + 8 * buffer, 1);
       barrier_init(places.queries_empty + 8 * buffer, 2);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barriers_are_ready();
   }
   __syncthreads();
   after_earlier_work();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    give_registers<24>();
     if (threadIdx.x == 0) read_pairs(places, &queries, &keys, sizes);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    take_registers<240>();
     // The compiler sees that all lanes of a warp have the same.
     const int number = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1;
     attend_pairs(places, &y, sizes, {number, (int)threadIdx.x % 128});

@@ -17,7 +17,7 @@ constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64, STAGES = 4;
 constexpr int TOGETHER = 8;
 constexpr int X_BYTES = ROWS * DEPTH * 2, WEIGHT_BYTES = 2 * COLUMNS * DEPTH * 2, STAGE_BYTES = X_BYTES + WEIGHT_BYTES;
 // A group's result is 64 rows, as two boxes of 64 columns.
-constexpr int BOX_BYTES = 64 * 64 * 2, RESULT_BYTES = 2 * BOX_BYTES;
+constexpr int RESULT_BYTES = 2 * BOX_BYTES;
 
 // Of y[rows, width]; x has `depth` columns, as has the weight, whose rows are the gate's and then up's.
 struct Sizes {
@@ -138,29 +138,26 @@ struct Group {
   // A thread has, of every eight columns, two neighbours in one row and two in the row eight below: `sums[4 * i]` and on are
   // the gate's of eight columns, `sums[64 + 4 * i]` and on those of up.
   __device__ void write(const float (&sums)[128]) const {
-    const int row = thread / 32 * 16 + thread % 32 / 4, within = thread % 4 * 4;
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-      const u32 to = result + i / 8 * BOX_BYTES + row * 128 + ((i % 8) ^ (row % 8)) * 16 + within;
       float y[4];
 #pragma unroll
       for (int j = 0; j < 4; j++) y[j] = silu(sums[4 * i + j]) * sums[64 + 4 * i + j];
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack(y[0], y[1])) : "memory");
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + 8 * 128), "r"(pack(y[2], y[3])) : "memory");
+      write_eight(result, thread, i, pack(y[0], y[1]), pack(y[2], y[3]));
     }
   }
 
   // Sends the result of 64 rows to memory, when the one before it was read.
   __device__ void finish(const TensorMap *y, const float (&sums)[128], int row, int column) const {
-    if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    if (thread == 0) stores_have_read();
     sync();
     write(sums);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    before_store();
     sync();
     if (thread == 0) {
       store(y, column, row, result);
       store(y, column + 64, row, result + BOX_BYTES);
-      asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+      store_commit();
     }
   }
 };
@@ -204,7 +201,7 @@ __device__ __forceinline__ void multiply_tiles(const Places &places, const Tenso
     release((stage.number + STAGES - 1) % STAGES);
     group.finish(y, sums, row, tile.column);
   }
-  if (group.thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  if (group.thread == 0) stores_are_done();
 }
 
 #endif
@@ -222,15 +219,15 @@ extern "C" __global__ CLUSTER __launch_bounds__(384, 1) void gate_up_swiglu(cons
       // The eight multiplying warps of both blocks.
       barrier_init(places.empty + 8 * stage, 16);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barriers_are_ready();
   }
   cluster_sync();
   after_earlier_work();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    give_registers<40>();
     if (threadIdx.x == 0) read_tiles(places, &x, &weight, sizes);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    take_registers<232>();
     // The compiler sees that all lanes of a warp have the same.
     const int number = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1;
     const Group group = {number, (int)threadIdx.x % 128, places.results + number * RESULT_BYTES};
