@@ -51,6 +51,12 @@ pub struct Product {
     pub output: Output,
 }
 
+impl Product {
+    const fn multiplications(self) -> usize {
+        self.m * self.n * self.k
+    }
+}
+
 /// What a product is computed of.
 struct Operands {
     handle: sys::cublasLtHandle_t,

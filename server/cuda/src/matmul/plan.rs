@@ -35,8 +35,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// With the algorithm that was chosen for the product, or with `tune` the one that is fastest now, or the one that
-    /// was chosen for a product of nearly as many rows.
+    /// With the algorithm that was chosen for the product, or for one of nearly as many rows where a search takes long.
+    /// Else with `tune` the one that is fastest now, and without it what was chosen for half to twice as many rows.
     pub(super) fn new(
         gpu: &Gpu,
         product: Product,
@@ -47,32 +47,26 @@ impl Plan {
         let description = Description::new(product, operands.bias.is_some())?;
         let key = super::chosen::key(product, operands.bias.is_some());
         let accepted = |algorithm: &Algorithm| description.accepts(operands.handle, algorithm);
-        if let Some(algorithm) = chosen.get(&key, product.m).filter(accepted) {
-            return Ok(Self {
-                description,
-                algorithm,
-            });
-        }
-        let offered = description.offered(operands.handle)?;
-        let size = product.m * product.n * product.k;
-        let close = chosen.close(&key, product.m).filter(accepted);
-        let known = close.filter(|_| size >= WORTH_SEARCHING);
+        let close = || chosen.close(&key, product.m).filter(accepted);
+        let known = chosen.get(&key, product.m).filter(accepted);
+        let known = known.or_else(|| close().filter(|_| worth_searching(product)));
         let algorithm = if let Some(known) = known {
             known
-        } else if tune && size >= WORTH_TUNING {
+        } else if tune && product.multiplications() >= WORTH_TUNING {
             let tuning = Tuning {
                 gpu,
                 operands,
                 description: &description,
-                name: format!("{} rows of {key}", product.m),
-                cold: product.m < FEW_ROWS,
+                product,
             };
-            let algorithm = tuning.fastest(&offered, size >= WORTH_SEARCHING)?;
+            let algorithm = tuning.fastest()?;
             chosen.set(key, product.m, algorithm);
             algorithm
         } else {
-            let near = chosen.nearest(&key, product.m).filter(accepted);
-            near.unwrap_or(offered[0])
+            match chosen.nearest(&key, product.m).filter(accepted) {
+                Some(near) => near,
+                None => description.offered(operands.handle)?[0],
+            }
         };
         Ok(Self {
             description,
@@ -90,16 +84,18 @@ struct Tuning<'a> {
     gpu: &'a Gpu,
     operands: &'a Operands,
     description: &'a Description,
-    name: String,
-    /// Whether operands come from memory each time.
-    cold: bool,
+    product: Product,
+}
+
+const fn worth_searching(product: Product) -> bool {
+    product.multiplications() >= WORTH_SEARCHING
 }
 
 impl Tuning<'_> {
-    fn fastest(&self, offered: &[Algorithm], everything: bool) -> Result<Algorithm, GpuError> {
+    fn fastest(&self) -> Result<Algorithm, GpuError> {
         let began = Instant::now();
-        let best = self.in_turns(offered)?;
-        if !everything {
+        let best = self.in_turns(&self.description.offered(self.operands.handle)?)?;
+        if !worth_searching(self.product) {
             return Ok(best);
         }
         let time = |algorithm: &Algorithm| self.time(algorithm, 1).ok();
@@ -109,13 +105,13 @@ impl Tuning<'_> {
         finalists.push(best);
         let fastest = self.hot(&finalists)?;
         let seconds = began.elapsed().as_secs_f64();
-        tracing::info!(product = %self.name, searched, seconds, "an algorithm is chosen");
+        tracing::info!(product = ?self.product, searched, seconds, "an algorithm is chosen");
         Ok(fastest)
     }
 
     fn time(&self, algorithm: &Algorithm, runs: usize) -> Result<f32, GpuError> {
         let Self { gpu, operands, .. } = self;
-        if !self.cold {
+        if self.product.m >= FEW_ROWS {
             return self.description.time(gpu, operands, algorithm, runs);
         }
         let mut sum = 0.0;
