@@ -10,6 +10,7 @@
     reason = "this program's output is its result"
 )]
 
+mod block;
 mod chain;
 mod figures;
 mod hopper;
