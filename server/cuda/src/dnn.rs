@@ -32,7 +32,11 @@ use std::collections::hash_map::Entry;
 /// Scratch memory that a plan may use; plans that want more are passed over.
 const WORKSPACE: usize = 256 << 20;
 
-/// cuDNN, with a plan for each operation that was computed.
+/// Convolutions whose plans are kept: those of some fifty sizes. There are thousands of sizes, and a plan is taken anew
+/// from the library within a millisecond. Attentions differ in their tokens alone, of which there are some hundreds.
+const CONVOLUTIONS: usize = 1024;
+
+/// cuDNN, with a plan for each operation that was computed lately.
 pub struct Dnn {
     attentions: RefCell<HashMap<Attention, Option<Plan>>>,
     convolutions: RefCell<HashMap<Convolution, Plan>>,
@@ -149,5 +153,18 @@ impl Dnn {
             }
         };
         plan.execute(self.handle.0, &pointers, self.workspace.region())
+    }
+
+    /// Drops the plans of convolutions when there are many. Waits for the GPU then: their code may still be running.
+    ///
+    /// # Errors
+    /// When earlier work failed.
+    pub fn trim(&self, gpu: &Gpu) -> Result<(), GpuError> {
+        let mut plans = self.convolutions.borrow_mut();
+        if plans.len() > CONVOLUTIONS {
+            gpu.synchronize()?;
+            plans.clear();
+        }
+        Ok(())
     }
 }

@@ -27,6 +27,7 @@ impl CudaExecutor {
         let pixels = self
             .decoder
             .decode(&self.compute, scratch, latents, (height, width))?;
+        self.compute.dnn.trim(&self.compute.gpu)?;
         let bytes = 64 * 3 * height * width;
         if self
             .pixels
