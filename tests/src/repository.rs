@@ -1,15 +1,22 @@
 //! Paths of this checkout.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+// As cargo says it to the running test: checkouts that share a target folder share compiled tests, whose own paths can be
+// another checkout's.
+static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let parent = PathBuf::from(tests).parent().map(PathBuf::from);
+    parent.expect("the crate is a folder of the repository")
+});
 
 /// The repository's root folder.
 ///
 /// # Panics
-/// When the crate lies at the root of the file system.
+/// When cargo does not run the test.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate is a folder of the repository")
+    &ROOT
 }
 
 /// A path below the root, such as `charts/zimage-operator`.

@@ -219,8 +219,10 @@ fn a_pod_is_given_time_for_its_drain_before_it_is_killed() {
 #[track_caller]
 fn assert_golden(name: &str, rendered: &[Value]) {
     let rendered = serde_json::to_string_pretty(rendered).unwrap() + "\n";
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/reconcile/build/golden");
-    let path = folder.join(name);
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let path = Path::new(&crate_folder)
+        .join("src/reconcile/build/golden")
+        .join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &rendered).unwrap();
     }
