@@ -34,7 +34,7 @@ const WORKSPACE: usize = 256 << 20;
 
 /// Convolutions whose plans are kept: those of some fifty sizes. There are thousands of sizes, and a plan is taken anew
 /// from the library within a millisecond. Attentions differ in their tokens alone, of which there are some hundreds.
-const CONVOLUTIONS: usize = 1024;
+pub const CONVOLUTIONS: usize = 1024;
 
 /// cuDNN, with a plan for each operation that was computed lately.
 pub struct Dnn {
@@ -155,7 +155,13 @@ impl Dnn {
         plan.execute(self.handle.0, &pointers, self.workspace.region())
     }
 
-    /// Drops the plans of convolutions when there are many. Waits for the GPU then: their code may still be running.
+    /// Plans of convolutions that are kept.
+    pub fn planned(&self) -> usize {
+        self.convolutions.borrow().len()
+    }
+
+    /// Drops the plans of convolutions when there are more than [`CONVOLUTIONS`]. Waits for the GPU then: their code may
+    /// still be running.
     ///
     /// # Errors
     /// When earlier work failed.

@@ -11,7 +11,7 @@ mod sampler;
 
 use crate::OperationTest;
 use attention::{attention_of_every_shape, softmax_of_rows};
-use convolutions::convolutions;
+use convolutions::{a_convolution_whose_plan_was_dropped, convolutions};
 use elementwise::{activations, rows_of_a_table};
 use images::images;
 use norms::{addition_and_norm, group_norms, norms};
@@ -35,6 +35,10 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("matrix_products", matrix_products),
     ("attention_of_every_shape", attention_of_every_shape),
     ("convolutions", convolutions),
+    (
+        "a_convolution_whose_plan_was_dropped",
+        a_convolution_whose_plan_was_dropped,
+    ),
     ("group_norms", group_norms),
     ("patches", patches),
     ("steps_and_guidance", steps_and_guidance),

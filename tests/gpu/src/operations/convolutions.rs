@@ -4,7 +4,7 @@ use super::ONCE;
 use crate::Outcome;
 use crate::oracle::{agree, download_bf16, poisoned, random, upload_bf16};
 use zimage_cuda::Compute;
-use zimage_cuda::dnn::Convolution;
+use zimage_cuda::dnn::{CONVOLUTIONS, Convolution};
 
 pub(super) fn convolutions(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
@@ -43,6 +43,44 @@ pub(super) fn convolutions(compute: &Compute) -> Outcome {
         agree(&format!("{convolution:?}"), &actual, &expected, ONCE)?;
     }
     Ok(())
+}
+
+/// More sizes than plans are kept for, each a pixel wider than the one before.
+pub(super) fn a_convolution_whose_plan_was_dropped(compute: &Compute) -> Outcome {
+    const NARROWEST: usize = 8;
+    let gpu = &compute.gpu;
+    let convolution = |width| Convolution {
+        height: 4,
+        width,
+        inputs: 16,
+        outputs: 24,
+        kernel: 3,
+        residual: false,
+        halving: false,
+    };
+    let widest = NARROWEST + CONVOLUTIONS;
+    let x = upload_bf16(gpu, &random(1, 4 * widest * 16))?;
+    let weight = upload_bf16(gpu, &random(2, 24 * 9 * 16))?;
+    let bias = upload_bf16(gpu, &random(3, 24))?;
+    let y = poisoned(gpu, 4 * widest * 24 * 2)?;
+    let weights = (weight.region(), bias.region());
+    let computed = |width| {
+        let (y, x) = (y.region(), x.region());
+        compute
+            .dnn
+            .convolve(convolution(width), y, x, weights, None)
+    };
+    let narrowest = || {
+        computed(NARROWEST)?;
+        download_bf16(gpu, &y, 4 * NARROWEST * 24)
+    };
+    let before = narrowest()?;
+    (NARROWEST + 1..=widest).try_for_each(computed)?;
+    compute.dnn.trim(gpu)?;
+    if compute.dnn.planned() > 0 {
+        return Err(format!("{} plans are kept", compute.dnn.planned()).into());
+    }
+    agree("the narrowest again", &narrowest()?, &before, 0.0)
 }
 
 fn convolve(
