@@ -29,14 +29,19 @@ pub use gpu::{Gpu, GpuOptions, Properties};
 pub use memory::{Layout, Memory, Region};
 pub use vae::decoded_in_strips;
 
+use std::fs::Permissions;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-/// Writes a file under another name first, in its folder, so that readers never see a part.
+/// Writes a file under another name first, in its folder, so that readers never see a part. Every user may read it: pods
+/// that share a folder may run as different ones.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())

@@ -7,7 +7,7 @@ use crate::write_whole;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -74,16 +74,17 @@ impl Table {
     }
 }
 
-/// Algorithms by product. Several processes may share the file: it changes as a whole, and each keeps what it read, so
-/// a running process never changes its algorithms.
+/// Algorithms by product. Several processes may share the file: it changes as a whole, under a lock, and what one has
+/// chosen the others take. Each keeps what it has read, so a running process never changes its algorithms.
 pub(super) struct Chosen {
     path: Option<PathBuf>,
     table: Table,
+    given: bool,
 }
 
 impl Chosen {
-    /// Reads the cache's file of a GPU, driver and library version, and over it the table that was given. A damaged file
-    /// in the cache is as good as none: it costs time. So is a table of another platform, which the log tells.
+    /// Reads the table that was given, or else the cache's file of a GPU, driver and library version. A damaged file in
+    /// the cache is as good as none: it costs time. So is a table of another platform, which the log tells.
     ///
     /// # Errors
     /// When the table that was given is none.
@@ -97,19 +98,28 @@ impl Chosen {
             platform,
             ..Table::default()
         };
-        table.add(cached(path.as_deref()));
+        let mut given = false;
         if let Some(path) = &options.tuning {
-            let given = Table::read(path).map_err(|error| {
+            let other = Table::read(path).map_err(|error| {
                 LoadError::Tuning(format!("{} cannot be read: {error}", path.display()))
             })?;
-            if given.platform == table.platform {
-                table.add(given);
+            given = other.platform == table.platform;
+            if given {
+                table = other;
             } else {
-                tracing::warn!(path = %path.display(), made_on = ?given.platform, this = ?table.platform,
+                tracing::warn!(path = %path.display(), made_on = ?other.platform, this = ?table.platform,
                     "the tuning table is of another platform and is not used: make it again with tune");
             }
         }
-        Ok(Self { path, table })
+        if !given {
+            table.add(cached(path.as_deref()));
+        }
+        Ok(Self { path, table, given })
+    }
+
+    /// Whether the table was given: then nothing is chosen here, and every process with the table computes the same.
+    pub(super) const fn given(&self) -> bool {
+        self.given
     }
 
     /// Writes the table to a file that [`GpuOptions::tuning`] takes.
@@ -143,21 +153,50 @@ impl Chosen {
         Some(cublasLtMatmulAlgo_t { data })
     }
 
-    /// Keeps an algorithm, beside those that other processes have kept meanwhile.
-    pub(super) fn set(&mut self, key: String, rows: usize, algorithm: cublasLtMatmulAlgo_t) {
-        let new = Table {
-            platform: self.table.platform.clone(),
-            algorithms: [(key, ByRows::from([(rows, algorithm.data)]))].into(),
-        };
-        self.table.add(new.clone());
-        let Some(path) = &self.path else { return };
-        let mut all = cached(Some(path));
-        all.platform = new.platform.clone();
-        all.add(new);
-        if let Err(error) = all.write(path) {
-            tracing::warn!(path = %path.display(), %error, "a chosen algorithm cannot be kept");
+    /// Keeps an algorithm, beside those that other processes have kept meanwhile. Gives the one that counts: another
+    /// process may have chosen for the same product before.
+    pub(super) fn set(
+        &mut self,
+        key: String,
+        rows: usize,
+        algorithm: cublasLtMatmulAlgo_t,
+    ) -> cublasLtMatmulAlgo_t {
+        let mut data = algorithm.data;
+        if let Some(path) = &self.path {
+            match keep(path, &self.table.platform, &key, (rows, data)) {
+                Ok(kept) => data = kept,
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a chosen algorithm cannot be kept");
+                }
+            }
         }
+        let of_product = self.table.algorithms.entry(key).or_default();
+        of_product.insert(rows, data);
+        cublasLtMatmulAlgo_t { data }
     }
+}
+
+/// Adds an algorithm to a file unless it has one for the product; gives the file's.
+fn keep(
+    path: &Path,
+    platform: &Platform,
+    key: &str,
+    (rows, data): (usize, [u64; 8]),
+) -> io::Result<[u64; 8]> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let lock = File::create(path.with_extension("lock"))?;
+    lock.lock()?;
+    let mut all = cached(Some(path));
+    all.platform = platform.clone();
+    let of_product = all.algorithms.entry(key.to_owned()).or_default();
+    if let Some(known) = of_product.get(&rows) {
+        return Ok(*known);
+    }
+    of_product.insert(rows, data);
+    all.write(path)?;
+    Ok(data)
 }
 
 fn cached(path: Option<&Path>) -> Table {
@@ -218,6 +257,38 @@ mod tests {
     }
 
     #[test]
+    fn of_two_processes_that_choose_for_one_product_the_first_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || open("A", Some(folder.path()), None).unwrap();
+        let (mut first, mut second) = (open(), open());
+        assert_eq!(first.set("a".to_owned(), 64, algorithm(1)).data[0], 1);
+        assert_eq!(second.set("a".to_owned(), 64, algorithm(2)).data[0], 1);
+        assert_eq!(number(second.get("a", 64)), Some(1));
+        assert_eq!(number(open().get("a", 64)), Some(1));
+    }
+
+    #[test]
+    fn processes_that_write_at_once_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || open("A", Some(folder.path()), None).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let mut chosen = open();
+                scope.spawn(move || {
+                    for rows in 0..25 {
+                        chosen.set(format!("product {writer}"), rows, algorithm(writer));
+                    }
+                });
+            }
+        });
+        let all = open();
+        for writer in 0..4 {
+            let key = format!("product {writer}");
+            assert!((0..25).all(|rows| number(all.get(&key, rows)) == Some(writer)));
+        }
+    }
+
+    #[test]
     fn a_product_of_nearly_as_many_rows_takes_the_nearest_ones_algorithm() {
         let mut chosen = open("A", None, None).unwrap();
         chosen.set("a".to_owned(), 1088, algorithm(1));
@@ -263,8 +334,10 @@ mod tests {
         own.set("a".to_owned(), 64, algorithm(2));
         own.set("a".to_owned(), 96, algorithm(3));
         let other = open("A", Some(&cache), Some(&file)).unwrap();
+        assert!(other.given());
         assert_eq!(number(other.get("a", 64)), Some(1));
-        assert_eq!(number(other.get("a", 96)), Some(3));
+        // What its own cache says no other machine has.
+        assert_eq!(number(other.get("a", 96)), None);
     }
 
     #[test]
@@ -275,7 +348,7 @@ mod tests {
         tuned.set("a".to_owned(), 64, algorithm(1));
         tuned.export(&file).unwrap();
         let other = open("B", None, Some(&file)).unwrap();
-        assert!(other.get("a", 64).is_none());
+        assert!(!other.given() && other.get("a", 64).is_none());
         fs::write(&file, "{").unwrap();
         let refused = open("A", None, Some(&file)).err().unwrap().to_string();
         assert!(refused.contains("table.json cannot be read"), "{refused}");

@@ -36,7 +36,8 @@ pub(super) struct Plan {
 
 impl Plan {
     /// With the algorithm that was chosen for the product, or for one of nearly as many rows where a search takes long.
-    /// Else with `tune` the one that is fastest now, and without it what was chosen for half to twice as many rows.
+    /// Else with `tune` the one that is fastest now, and without it, or where a table was given, what was chosen for half
+    /// to twice as many rows.
     pub(super) fn new(
         gpu: &Gpu,
         product: Product,
@@ -47,21 +48,22 @@ impl Plan {
         let description = Description::new(product, operands.bias.is_some())?;
         let key = super::chosen::key(product, operands.bias.is_some());
         let accepted = |algorithm: &Algorithm| description.accepts(operands.handle, algorithm);
-        let close = || chosen.close(&key, product.m).filter(accepted);
-        let known = chosen.get(&key, product.m).filter(accepted);
-        let known = known.or_else(|| close().filter(|_| worth_searching(product)));
-        let algorithm = if let Some(known) = known {
+        let algorithm = if let Some(known) = chosen.get(&key, product.m).filter(accepted) {
             known
-        } else if tune && product.multiplications() >= WORTH_TUNING {
+        } else if tune && !chosen.given() && product.multiplications() >= WORTH_TUNING {
+            let close = chosen.close(&key, product.m).filter(accepted);
             let tuning = Tuning {
                 gpu,
                 operands,
                 description: &description,
                 product,
             };
-            let algorithm = tuning.fastest()?;
-            chosen.set(key, product.m, algorithm);
-            algorithm
+            let fastest = match close.filter(|_| worth_searching(product)) {
+                Some(close) => close,
+                None => tuning.fastest()?,
+            };
+            // Kept for exactly these rows too: a restart knows what is tuned later, which may be closer.
+            chosen.set(key, product.m, fastest)
         } else {
             match chosen.nearest(&key, product.m).filter(accepted) {
                 Some(near) => near,
@@ -138,15 +140,9 @@ impl Tuning<'_> {
         let mut totals = vec![0.0; algorithms.len()];
         for round in 0..3 {
             for (total, algorithm) in totals.iter_mut().zip(algorithms) {
-                let began = Instant::now();
-                let (mut time, mut count) = (0.0, 0);
-                while began.elapsed() < HOT {
-                    time = self.time(algorithm, 40)?;
-                    count += 1;
-                }
-                // The last of several is timed at the clock that the algorithm itself brought about.
-                if round > 0 && count > 1 {
-                    *total += time;
+                let time = last_within(HOT, || self.time(algorithm, 40).ok());
+                if round > 0 {
+                    *total += time.unwrap_or(f32::INFINITY);
                 }
             }
         }
@@ -154,9 +150,56 @@ impl Tuning<'_> {
     }
 }
 
+/// What the last of as many timings as fit into a period gives, at the clock that the timed work itself brought about: at
+/// least one. `None`: one failed.
+fn last_within(period: Duration, mut time: impl FnMut() -> Option<f32>) -> Option<f32> {
+    let began = Instant::now();
+    loop {
+        let last = time()?;
+        if began.elapsed() >= period {
+            return Some(last);
+        }
+    }
+}
+
 fn least(totals: &[f32], algorithms: &[Algorithm]) -> Result<Algorithm, GpuError> {
     let timed = totals.iter().zip(algorithms);
-    let best = timed.min_by(|(one, _), (other, _)| one.total_cmp(other));
+    let computing = timed.filter(|(total, _)| total.is_finite());
+    let best = computing.min_by(|(one, _), (other, _)| one.total_cmp(other));
     let none = || GpuError::library("cublasLtMatmul", "no algorithm computes");
     best.map(|(_, &algorithm)| algorithm).ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn algorithm(number: u64) -> Algorithm {
+        Algorithm { data: [number; 8] }
+    }
+
+    #[test]
+    fn a_product_that_takes_longer_than_the_period_is_timed_once() {
+        let mut timings = 0;
+        let time = last_within(Duration::ZERO, || {
+            timings += 1;
+            Some(5.0)
+        });
+        assert_eq!((time, timings), (Some(5.0), 1));
+    }
+
+    #[test]
+    fn the_last_timing_counts_and_a_failed_one_ends_them() {
+        let mut timings = [Some(5.0), Some(4.0), None].into_iter();
+        let time = last_within(Duration::MAX, || timings.next().flatten());
+        assert_eq!((time, timings.next()), (None, None));
+    }
+
+    #[test]
+    fn an_algorithm_that_fails_is_never_the_fastest() {
+        let algorithms = [algorithm(1), algorithm(2), algorithm(3)];
+        let fastest = |totals: [f32; 3]| least(&totals, &algorithms).map(|found| found.data[0]);
+        assert_eq!(fastest([f32::INFINITY, 3.0, 2.0]).unwrap(), 3);
+        assert!(fastest([f32::INFINITY; 3]).is_err());
+    }
 }
