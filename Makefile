@@ -19,5 +19,5 @@ clean: ## stop every cluster and delete what was built, caches included
 lint: ## check format, lints, dependencies and shell scripts
 	@tests/lint
 
-bench: ## measure the server on this machine
+bench: ## measure the server on this machine with the model in the folder ZIMAGE_MODEL
 	@cargo run --release --locked --bin zimage-server -- bench

@@ -22,7 +22,7 @@ struct Measured {
     /// Seconds until the first request could be taken.
     start_up: f64,
     sizes: Vec<Parts>,
-    /// Bytes of the GPU's memory in use at the end: the engine gives none back, so this is the most.
+    /// Bytes of the GPU's memory in use for the size that needs the most.
     memory: Option<u64>,
     /// Of a GPU.
     ceilings: Option<Ceilings>,
@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
         tracing::info!(width = size.0, height = size.1, "measuring");
         sizes.push(measure(&mut *executor, args, &gpus, size)?);
     }
-    let memory = gpus.memory_used().filter(|_| chosen == Chosen::Cuda);
+    let memory = sizes.iter().filter_map(|parts| parts.memory).max();
+    let memory = memory.filter(|_| chosen == Chosen::Cuda);
     let ceilings = device::ceilings(&args.model, chosen)?;
     let server = Server::start(executor)?;
     for parts in &mut sizes {

@@ -54,6 +54,12 @@ impl MemoryHealth {
 
 /// Looks at every GPU's memory before anything is computed on it.
 pub(crate) fn check(gpus: &Gpus) -> Result<(), Failure> {
+    if gpus.nvml().is_none() {
+        tracing::warn!(
+            "NVIDIA's management library is missing: the GPU's memory errors and faults are not watched; \
+             a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        );
+    }
     for (index, health) in gpus.memory_health().into_iter().enumerate() {
         if let Some(refusal) = health.refusal() {
             return Err(Failure::Device(format!("GPU {index}: {refusal}")));

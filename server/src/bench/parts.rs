@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub(crate) http: Samples,
     /// What the GPU used for all measured requests, where it says.
     pub(crate) joules: Option<f64>,
+    /// Bytes of the GPU's memory in use while an image of the size is decoded, which needs the most.
+    pub(crate) memory: Option<u64>,
     /// Images a second of requests that take their steps together, by their number.
     pub(crate) batches: Vec<(u32, f64)>,
 }
@@ -50,6 +52,7 @@ impl Parts {
             request: Samples::default(),
             http: Samples::default(),
             joules: None,
+            memory: None,
             batches: Vec::new(),
         }
     }
@@ -152,7 +155,7 @@ pub(crate) fn measure(
         let seconds = together(executor, &requests).map_err(fault)?;
         parts.batches.push((batch, f64::from(batch) / seconds));
     }
-    details(executor, &request(args, size, number), &mut parts).map_err(fault)?;
+    details(executor, &request(args, size, number), &mut parts, gpus).map_err(fault)?;
     Ok(parts)
 }
 
@@ -206,6 +209,7 @@ fn details(
     executor: &mut dyn Executor,
     request: &ImageRequest,
     parts: &mut Parts,
+    gpus: &Gpus,
 ) -> Result<(), ExecutorError> {
     for number in 0..5 {
         let mut request = request.clone();
@@ -217,6 +221,8 @@ fn details(
         let began = Instant::now();
         executor.decode(begun.slot)?;
         let decode = began.elapsed();
+        // What only this size needs goes with the request.
+        parts.memory = gpus.memory_used();
         executor.release(begun.slot);
         parts.decode.push(decode);
         parts.begin.push(both.saturating_sub(decode));

@@ -84,7 +84,7 @@ fn summary(measured: &Measured) -> String {
     let ready = format!("ready after {:.1} s", measured.start_up);
     let memory = measured.memory.map_or_else(String::new, |bytes| {
         format!(
-            "; {:.1} GiB of the GPU's memory in use",
+            "; {:.1} GiB of the GPU's memory at most",
             bytes as f64 / f64::from(1 << 30)
         )
     });
@@ -121,6 +121,7 @@ pub(crate) fn json(measured: &Measured) -> Value {
             "ceiling_share": measured.share(parts),
             "watts": parts.watts(),
             "joules_per_image": parts.joules_per_image(),
+            "memory": parts.memory,
             "batches": parts.batches.iter().map(batch).collect::<Vec<_>>(),
         })
     };
