@@ -91,7 +91,6 @@ fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failur
     let sizes = model.gpu.gpu_warm_up.iter();
     let options = CudaOptions {
         gpu: gpu_options(model),
-        memory_limit: model.gpu.gpu_memory_limit,
         warm_up: sizes.map(|&(width, height)| (height, width)).collect(),
     };
     CudaExecutor::load(checkpoint, &options).map_err(failure)
@@ -114,6 +113,7 @@ fn gpu_options(model: &Model) -> GpuOptions {
         cache: model.gpu.gpu_cache.clone(),
         tuning: model.gpu.gpu_tuning.clone(),
         libraries: model.gpu.gpu_libraries.clone(),
+        memory_limit: model.gpu.gpu_memory_limit,
     }
 }
 

@@ -82,6 +82,11 @@ pub enum GpuError {
         /// What may be.
         limit: usize,
     },
+    /// The model's numbers left the range of what can be computed with.
+    #[error(
+        "the image has values that are no numbers: the checkpoint, or the GPU's memory, is damaged"
+    )]
+    NoNumbers,
     /// The operation does not fit the memory that it was given: a fault of this crate.
     #[error("{0}")]
     Bounds(String),
@@ -105,18 +110,7 @@ impl GpuError {
 
     /// Whether the device is lost to this process.
     pub fn is_lost(&self) -> bool {
-        match self {
-            // What a stream that is being recorded refuses does not touch the device.
-            Self::Driver(code) => !matches!(
-                code,
-                CUresult::CUDA_ERROR_OUT_OF_MEMORY
-                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
-                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED
-                    | CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
-            ),
-            _ => false,
-        }
+        matches!(self, Self::Driver(_)) && !self.is_out_of_memory()
     }
 }
 

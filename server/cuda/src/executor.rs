@@ -38,16 +38,14 @@ use zimage_core::request::ImageRequest;
 /// Tokens of the longest prompt that is prepared before the first request. Few are longer, and these take seconds.
 const LONGEST_WARM: usize = 256;
 
-/// Tokens that prompts of most requests have at most, and more than half of it.
-const TYPICAL: usize = 64;
+/// Padded lengths of the prompts that each size is prepared for. Its products are tuned for the first, that of most.
+const CAPTIONS: [usize; 4] = [64, 32, 96, 128];
 
 /// Where and within which bounds to compute.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
     /// The GPU and the folder for what it compiles and finds out.
     pub gpu: GpuOptions,
-    /// Bytes of the GPU's memory that are used at most. `None`: all of it.
-    pub memory_limit: Option<usize>,
     /// Heights and widths in pixels that memory is reserved for and whose first request finds everything prepared.
     pub warm_up: Vec<(u32, u32)>,
 }
@@ -102,7 +100,7 @@ impl CudaExecutor {
             spare: Spare::default(),
             schedules: VecDeque::new(),
             in_flight: VecDeque::new(),
-            arena: Arena::new(options.memory_limit),
+            arena: Arena::new(gpu)?,
             pixels: None,
             text_encoder: TextEncoder::load(gpu, checkpoint)?,
             transformer: Transformer::load(gpu, checkpoint)?,
@@ -156,14 +154,16 @@ impl CudaExecutor {
 
     fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
         let longest = self.transformer.limits()[0] / 32 * 32;
-        let prompt = self.typical_prompt(longest)?;
-        let requests: Vec<ImageRequest> = of_sizes
-            .iter()
-            .map(|&(height, width)| ImageRequest::plain(prompt.clone(), (width, height)))
-            .collect();
+        let captions = CAPTIONS.map(|tokens| tokens.min(longest));
         let mut needs = self.caption_bytes(longest)?;
-        for request in &requests {
-            needs = needs.max(self.needs(sizes(request, longest))?);
+        for &(height, width) in of_sizes {
+            let sizes = Sizes {
+                rows: height as usize / 16,
+                columns: width as usize / 16,
+                caption: longest,
+            };
+            let decoding = self.decode_bytes((2 * sizes.rows, 2 * sizes.columns))?;
+            needs = needs.max(self.transformer.bytes(sizes)?).max(decoding);
         }
         self.arena.reserve(&self.compute.gpu, needs)?;
         self.compute.matmuls.tune(true);
@@ -176,18 +176,16 @@ impl CudaExecutor {
             seconds = began.elapsed().as_secs_f64(),
             "the text encoder is prepared"
         );
-        for request in &requests {
+        for &(height, width) in of_sizes {
             let began = Instant::now();
-            let failed = |error: ExecutorError| LoadError::WarmUp(error.to_string());
-            let begun = self.begin(request).map_err(failed)?;
-            for _ in 0..2 {
-                self.step(&[begun.slot]).map_err(failed)?;
+            for (number, &tokens) in captions.iter().enumerate() {
+                let request = ImageRequest::plain(self.prompt_of(tokens)?, (width, height));
+                self.rehearse(&request, number == 0)
+                    .map_err(|error| LoadError::WarmUp(error.to_string()))?;
             }
-            self.decode(begun.slot).map_err(failed)?;
-            self.release(begun.slot);
             tracing::info!(
-                width = request.width,
-                height = request.height,
+                width,
+                height,
                 seconds = began.elapsed().as_secs_f64(),
                 "a size is prepared"
             );
@@ -196,31 +194,31 @@ impl CudaExecutor {
         Ok(())
     }
 
-    /// A prompt of as many tokens as most have, if the model takes so many.
-    fn typical_prompt(&self, longest: usize) -> Result<String, LoadError> {
+    /// Plans a request, and with `decoded` also takes two of its steps and decodes what they give.
+    fn rehearse(&mut self, request: &ImageRequest, decoded: bool) -> Result<(), ExecutorError> {
+        let begun = self.begin(request)?;
+        if decoded {
+            for _ in 0..2 {
+                self.step(&[begun.slot])?;
+            }
+            self.decode(begun.slot)?;
+        }
+        self.release(begun.slot);
+        Ok(())
+    }
+
+    /// A prompt that has so many tokens when it is padded, or more if the chat template alone has.
+    fn prompt_of(&self, padded: usize) -> Result<String, LoadError> {
         let mut prompt = "a lighthouse".to_owned();
-        while self.prompts.encode(&prompt)?.ids.len() <= TYPICAL.min(longest) / 2 {
+        while self.prompts.encode(&prompt)?.ids.len() + 32 <= padded {
             prompt.push_str(" by the sea");
         }
         Ok(prompt)
     }
 
-    /// Bytes of the arena that a request's parts need, one after the other.
-    fn needs(&self, sizes: Sizes) -> Result<usize, GpuError> {
-        Ok([
-            self.transformer.bytes(sizes)?,
-            self.caption_bytes(sizes.caption)?,
-            self.decode_bytes((2 * sizes.rows, 2 * sizes.columns))?,
-        ]
-        .into_iter()
-        .fold(0, usize::max))
-    }
-
-    /// The arena, grown if need be: then what was planned in it is planned anew.
+    /// The arena, grown if need be.
     fn scratch(&mut self, bytes: usize) -> Result<Region, GpuError> {
-        if self.arena.grow(&self.compute.gpu, bytes)? {
-            self.plans.forget();
-        }
+        self.arena.grow(&self.compute.gpu, bytes)?;
         Ok(self.arena.region())
     }
 
@@ -235,16 +233,31 @@ impl CudaExecutor {
         self.spare.keep(memory.region().bytes(), memory);
     }
 
+    /// Gives back what only the largest request needed, once there is none. A fault is reported by the next call.
+    fn rest(&mut self) {
+        if self.states.is_empty() {
+            let _ = self.arena.shrink(&self.compute.gpu);
+        }
+    }
+
     fn gpu(&self) -> &Gpu {
         &self.compute.gpu
     }
-}
 
-fn sizes(request: &ImageRequest, caption: usize) -> Sizes {
-    Sizes {
-        rows: request.height as usize / 16,
-        columns: request.width as usize / 16,
-        caption,
+    /// Does a part of a request. The libraries report a lost device in words of their own, so the driver is asked what it
+    /// knows of a failure.
+    fn on_gpu<T>(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<T, ExecutorError>,
+    ) -> Result<T, ExecutorError> {
+        self.gpu().bind()?;
+        let outcome = part(self);
+        if let Err(ExecutorError::Failed(failure)) = &outcome {
+            self.gpu().synchronize().map_err(|fault| {
+                ExecutorError::DeviceLost(format!("{failure}; afterwards {fault}"))
+            })?;
+        }
+        outcome
     }
 }
 
@@ -254,43 +267,23 @@ fn not_taken(slot: Slot) -> ExecutorError {
 
 impl Executor for CudaExecutor {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
-        self.gpu().bind()?;
-        self.begin_checked(request)
+        let begun = self.on_gpu(|executor| executor.begin_checked(request));
+        if begun.is_err() {
+            self.rest();
+        }
+        begun
     }
 
     fn step(&mut self, slots: &[Slot]) -> Result<(), ExecutorError> {
-        self.gpu().bind()?;
-        for &slot in slots {
-            self.take_step(slot)?;
-        }
-        Ok(())
+        self.on_gpu(|executor| slots.iter().try_for_each(|&slot| executor.take_step(slot)))
     }
 
     fn preview(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
-        self.gpu().bind()?;
-        let latents = self.latents(slot)?;
-        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
-        let (rows, columns) = (state.patches.rows, state.patches.columns);
-        let projection = match self.projection.take() {
-            Some(projection) => projection,
-            None => {
-                let channels = self.transformer.channels();
-                Projection::measure(channels, |values| self.colour(values))?
-            }
-        };
-        let preview = projection.apply(&latents, 2 * rows as u32, 2 * columns as u32);
-        self.projection = Some(projection);
-        preview.ok_or_else(|| ExecutorError::Failed("a preview has another size".to_owned()))
+        self.on_gpu(|executor| executor.preview_of(slot))
     }
 
     fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
-        self.gpu().bind()?;
-        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
-        let latents = state.latents.region();
-        let (height, width) = (2 * state.patches.rows, 2 * state.patches.columns);
-        let rgb = self.decode_pixels(latents, (height, width))?;
-        Pixels::new(8 * width as u32, 8 * height as u32, rgb)
-            .map_err(|error| ExecutorError::Failed(error.to_string()))
+        self.on_gpu(|executor| executor.image_of(slot))
     }
 
     fn release(&mut self, slot: Slot) {
@@ -301,12 +294,6 @@ impl Executor for CudaExecutor {
         if let Some(guided) = state.guided {
             self.spare(guided.positive);
         }
-        if !self.states.is_empty() {
-            return;
-        }
-        // Nobody needs what the largest request needed. A fault is reported by the next call.
-        if matches!(self.arena.shrink(&self.compute.gpu), Ok(true)) {
-            self.plans.forget();
-        }
+        self.rest();
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{GpuError, LoadError};
 use crate::kernels::{self, Cache, SOURCES};
 use crate::launch::Launch;
 use crate::libraries::{self, Libraries};
-use crate::memory::{Memory, Pinned, Region};
+use crate::memory::{Elastic, Memory, Pinned, Region};
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags,
     CUstreamCaptureMode,
@@ -33,6 +33,8 @@ pub struct GpuOptions {
     pub tuning: Option<PathBuf>,
     /// Folder whose CUDA libraries are opened before any other.
     pub libraries: Option<PathBuf>,
+    /// Bytes of the GPU's memory that are in use at most, those of other processes included. `None`: all of it.
+    pub memory_limit: Option<usize>,
 }
 
 /// What the start-up check found.
@@ -72,6 +74,7 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     properties: Properties,
+    memory_limit: usize,
 }
 
 impl Gpu {
@@ -110,6 +113,7 @@ impl Gpu {
         Ok(Self {
             functions: load_kernels(&context, &properties, options.cache.as_deref())?,
             stream: context.new_stream()?,
+            memory_limit: options.memory_limit.unwrap_or(usize::MAX),
             context,
             properties,
         })
@@ -140,12 +144,35 @@ impl Gpu {
         Ok(self.context.mem_get_info()?)
     }
 
+    /// Bytes that may be taken still.
+    pub(crate) fn room(&self) -> Result<usize, GpuError> {
+        let (free, all) = self.memory()?;
+        let most = self.memory_limit.min(all);
+        Ok(most.saturating_sub(all - free))
+    }
+
+    /// Fails when so many bytes more would be too many.
+    pub(crate) fn require_room(&self, bytes: usize) -> Result<(), GpuError> {
+        let (free, all) = self.memory()?;
+        let (needs, limit) = (all - free + bytes, self.memory_limit.min(all));
+        if needs > limit {
+            return Err(GpuError::NoRoom { needs, limit });
+        }
+        Ok(())
+    }
+
     /// Reserves memory, uninitialised.
     ///
     /// # Errors
-    /// When there is none left; see [`GpuError::is_out_of_memory`].
+    /// When there is none left, or none within the limit; see [`GpuError::is_out_of_memory`].
     pub fn allocate(&self, bytes: usize) -> Result<Memory, GpuError> {
+        self.require_room(bytes)?;
         Memory::allocate(&self.context, bytes)
+    }
+
+    /// Memory that grows up to all of the GPU's, and has none yet. Whoever lets it grow sees to the limit.
+    pub(crate) fn elastic(&self) -> Result<Elastic, GpuError> {
+        Elastic::new(&self.context, self.properties.memory)
     }
 
     /// Reserves host memory that the GPU copies from and to directly.

@@ -47,7 +47,7 @@ macro_rules! source {
 /// Every kernel of the engine.
 pub const SOURCES: &[Source] = &[
     source!("attention.cu": "softmax", "attention"),
-    source!("convert.cu": "f32_to_bf16", "f16_to_bf16", "bf16_to_f32"),
+    source!("convert.cu": "f32_to_bf16", "f16_to_bf16"),
     source!("embed.cu": "gather", "repeat_row", "silu_f32", "modulation", "add_one"),
     source!("group_norm.cu": "group_norm_sums", "group_norm_statistics", "group_norm_apply"),
     source!("hopper_attention.cu" after HOPPER; "attention_of_pairs"),

@@ -1,7 +1,10 @@
 //! Device memory: what owns it, and the parts of it that operations take.
 
+mod elastic;
+
 use crate::error::GpuError;
 use cudarc::driver::{CudaContext, result};
+pub(crate) use elastic::Elastic;
 use std::sync::Arc;
 
 /// Regions begin at multiples of this, which is what the libraries' fastest kernels ask for.

@@ -124,11 +124,10 @@ impl Transformer {
         Ok(memory)
     }
 
-    /// Bytes of a forward's memory.
+    /// Bytes of a forward's memory, without the table.
     pub(crate) fn bytes(&self, sizes: Sizes) -> Result<usize, GpuError> {
         let mut layout = Layout::measure();
-        let table = layout.take(sizes.joint() * self.config.head_dim() * F32)?;
-        self.lay_out(&mut layout, sizes, table)?;
+        self.lay_out(&mut layout, sizes, Region::NONE)?;
         Ok(layout.used())
     }
 

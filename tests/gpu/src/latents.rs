@@ -20,7 +20,6 @@ pub(crate) fn write(model: &Path, folder: &Path) -> Outcome {
     let checkpoint = Checkpoint::open(model)?;
     let options = CudaOptions {
         gpu: GpuOptions::default(),
-        memory_limit: None,
         warm_up: vec![(HEIGHT, WIDTH)],
     };
     let mut executor = CudaExecutor::load(&checkpoint, &options)?;

@@ -6,10 +6,10 @@ use libtest_mimic::Failed;
 use std::path::Path;
 use std::sync::Arc;
 use zimage_checkpoint::{Checkpoint, Shape, make_model};
-use zimage_core::executor::Executor;
+use zimage_core::executor::{Executor, ExecutorError};
 use zimage_core::pixels::Pixels;
 use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
-use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, decoded_in_strips};
+use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, decoded_in_strips, eager_forwards};
 use zimage_models::CandleExecutor;
 
 pub(crate) const ALL: &[(&str, ModelTest)] = &[
@@ -34,6 +34,11 @@ pub(crate) const ALL: &[(&str, ModelTest)] = &[
         "a_limit_on_memory_refuses_what_does_not_fit",
         a_limit_on_memory_refuses_what_does_not_fit,
     ),
+    (
+        "a_limit_below_the_weights_is_told_at_the_start",
+        a_limit_below_the_weights_is_told_at_the_start,
+    ),
+    ("every_forward_was_replayed", every_forward_was_replayed),
 ];
 
 pub(crate) fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
@@ -48,19 +53,25 @@ pub(crate) fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
     }
 }
 
-fn options(cache: Option<&Path>) -> CudaOptions {
-    CudaOptions {
-        gpu: GpuOptions {
-            cache: cache.map(Path::to_owned),
-            ..GpuOptions::default()
-        },
-        memory_limit: None,
+fn load_with(checkpoint: &Checkpoint, gpu: GpuOptions) -> Result<CudaExecutor, Failed> {
+    let options = CudaOptions {
+        gpu,
         warm_up: vec![(128, 128)],
-    }
+    };
+    Ok(CudaExecutor::load(checkpoint, &options)?)
 }
 
 fn load(checkpoint: &Checkpoint) -> Result<CudaExecutor, Failed> {
-    Ok(CudaExecutor::load(checkpoint, &options(None))?)
+    load_with(checkpoint, GpuOptions::default())
+}
+
+/// With this many bytes of the GPU's memory at most.
+fn load_within(checkpoint: &Checkpoint, limit: usize) -> Result<CudaExecutor, Failed> {
+    let gpu = GpuOptions {
+        memory_limit: Some(limit),
+        ..GpuOptions::default()
+    };
+    load_with(checkpoint, gpu)
 }
 
 fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Failed> {
@@ -174,7 +185,11 @@ fn a_restart_gives_the_same_bytes() -> Outcome {
     let request = request(256, 256, "a fox");
     let mut images = Vec::new();
     for _ in 0..2 {
-        let mut executor = CudaExecutor::load(&checkpoint, &options(Some(cache.path())))?;
+        let gpu = GpuOptions {
+            cache: Some(cache.path().to_owned()),
+            ..GpuOptions::default()
+        };
+        let mut executor = load_with(&checkpoint, gpu)?;
         images.push(make(&mut executor, &request)?);
         images.push(make(&mut executor, &request)?);
     }
@@ -193,19 +208,25 @@ fn memory_returns_to_where_it_was() -> Outcome {
         "a much longer prompt that has more words than the other one",
         "",
     ];
-    let mut rounds = Vec::new();
+    let (mut used, mut images) = (Vec::new(), Vec::new());
     for _ in 0..6 {
+        let mut round = Vec::new();
         for (width, height) in sizes {
             for prompt in prompts {
-                make(&mut executor, &request(width, height, prompt))?;
+                round.push(make(&mut executor, &request(width, height, prompt))?);
+                used.push(executor.memory_used()?);
             }
         }
-        rounds.push(executor.memory_used()?);
+        images.push(round);
     }
-    // The first round fills caches; from then on nothing grows.
-    match rounds[1..].iter().all(|used| *used == rounds[1]) {
+    // The first round fills caches; from then on nothing grows, whatever the size was.
+    let after_first = &used[sizes.len() * prompts.len() - 1..];
+    if after_first.iter().any(|bytes| *bytes != after_first[0]) {
+        return Err(format!("bytes in use after each request: {used:?}").into());
+    }
+    match images.iter().all(|round| *round == images[0]) {
         true => Ok(()),
-        false => Err(format!("bytes in use after each round: {rounds:?}").into()),
+        false => Err("the same request gave other bytes after one of another size".into()),
     }
 }
 
@@ -222,11 +243,9 @@ fn an_image_for_which_memory_is_short_is_decoded_in_strips() -> Outcome {
     drop(executor);
     let before = decoded_in_strips();
     for more in 3..9 {
-        let limited = CudaOptions {
-            memory_limit: Some(used + (1 << (20 + more))),
-            ..options(None)
+        let Ok(mut executor) = load_within(&checkpoint, used + (1 << (20 + more))) else {
+            continue;
         };
-        let mut executor = CudaExecutor::load(&checkpoint, &limited)?;
         let pixels = match executor.begin(&request) {
             Ok(begun) => {
                 executor.release(begun.slot);
@@ -257,18 +276,41 @@ fn a_limit_on_memory_refuses_what_does_not_fit() -> Outcome {
     let folder = tempfile::tempdir()?;
     let checkpoint = checkpoint(folder.path(), Shape::Tiny)?;
     let used = load(&checkpoint)?.memory_used()?;
-    let mut executor = CudaExecutor::load(
-        &checkpoint,
-        &CudaOptions {
-            memory_limit: Some(used + (1 << 20)),
-            ..options(None)
-        },
-    )?;
+    // A second executor of a process needs some megabytes more than the first.
+    let mut executor = load_within(&checkpoint, used + (32 << 20))?;
     make(&mut executor, &request(128, 128, "a fox"))?;
     match executor.begin(&request(2048, 2048, "a fox")) {
-        Err(zimage_core::executor::ExecutorError::OutOfMemory(_)) => {}
+        Err(ExecutorError::OutOfMemory(_)) => {}
         other => return Err(format!("a request that does not fit gives {other:?}").into()),
     }
     make(&mut executor, &request(128, 128, "a fox"))?;
     Ok(())
+}
+
+fn a_limit_below_the_weights_is_told_at_the_start() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let checkpoint = checkpoint(folder.path(), Shape::Tiny)?;
+    match load_within(&checkpoint, 1 << 20) {
+        Err(error)
+            if error
+                .message()
+                .is_some_and(|text| text.contains("the limit is 1048576")) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Err("a megabyte was enough for the weights".into()),
+    }
+}
+
+fn every_forward_was_replayed() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    make(
+        &mut load(&checkpoint(folder.path(), Shape::Tiny)?)?,
+        &request(128, 64, "a fox"),
+    )?;
+    match eager_forwards() {
+        0 => Ok(()),
+        count => Err(format!("{count} forwards of this process ran call by call").into()),
+    }
 }

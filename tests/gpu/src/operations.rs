@@ -6,16 +6,18 @@ mod elementwise;
 mod images;
 mod norms;
 mod products;
+mod recording;
 mod rotary;
 mod sampler;
 
 use crate::OperationTest;
 use attention::{attention_of_every_shape, softmax_of_rows};
 use convolutions::{a_convolution_whose_plan_was_dropped, convolutions};
-use elementwise::{activations, rows_of_a_table};
+use elementwise::{activations, conversions, modulations, rows_of_a_table};
 use images::images;
 use norms::{addition_and_norm, group_norms, norms};
-use products::matrix_products;
+use products::{a_searched_algorithm, matrix_products};
+use recording::a_failed_recording;
 use rotary::rotary_embedding;
 use sampler::{patches, steps_and_guidance};
 
@@ -30,9 +32,12 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("addition_and_norm", addition_and_norm),
     ("rotary_embedding", rotary_embedding),
     ("activations", activations),
+    ("conversions", conversions),
+    ("modulations", modulations),
     ("rows_of_a_table", rows_of_a_table),
     ("softmax_of_rows", softmax_of_rows),
     ("matrix_products", matrix_products),
+    ("a_searched_algorithm", a_searched_algorithm),
     ("attention_of_every_shape", attention_of_every_shape),
     ("convolutions", convolutions),
     (
@@ -43,4 +48,5 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("patches", patches),
     ("steps_and_guidance", steps_and_guidance),
     ("images", images),
+    ("a_failed_recording", a_failed_recording),
 ];

@@ -1,8 +1,8 @@
 //! What happens before the first step.
 
+use super::CudaExecutor;
 use super::start_image::Image;
 use super::step::{Guided, State};
-use super::{CudaExecutor, sizes};
 use crate::error::GpuError;
 use crate::ops::F32;
 use crate::transformer::Modulations;
@@ -53,12 +53,12 @@ impl CudaExecutor {
             ),
             None => None,
         };
-        let longest = prompt.ids.len().max(negative.as_ref().map_or(0, Vec::len));
-        // What cannot be decoded later is not begun.
-        let needs = self.needs(sizes(request, longest.next_multiple_of(32)))?;
-        self.scratch(needs)?;
         let negative = guidance.zip(negative.as_deref());
         let state = self.start(request, &prompt.ids, negative)?;
+        self.plan(&state)?;
+        // What cannot be decoded later is not begun. It comes last: decoding makes do with the memory that is left.
+        let (height, width) = (request.height as usize / 8, request.width as usize / 8);
+        self.scratch(self.decode_bytes((height, width))?)?;
         let steps = (state.schedule.steps() - state.step) as u32;
         let slot = Slot(self.next_slot);
         // Wraps after four thousand million requests, when the first are long released.
@@ -70,6 +70,18 @@ impl CudaExecutor {
             prompt_tokens: prompt.ids.len() as u32,
             truncated: prompt.truncated,
         })
+    }
+
+    /// Makes the plans of a request's forwards, so that its steps take no memory.
+    fn plan(&mut self, state: &State) -> Result<(), GpuError> {
+        let negative = state.guided.as_ref().map(|guided| &guided.negative);
+        for caption in [Some(&state.caption), negative].into_iter().flatten() {
+            let sizes = state.sizes(caption);
+            let arena = self.scratch(self.transformer.bytes(sizes)?)?;
+            self.plans
+                .forward(&self.compute, &self.transformer, arena, sizes)?;
+        }
+        Ok(())
     }
 
     fn encode(&self, field: &'static str, prompt: &str) -> Result<EncodedPrompt, ExecutorError> {

@@ -56,11 +56,6 @@ impl<T> Latest<T> {
 }
 
 impl Plans {
-    /// Drops every plan: their memory is gone.
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
-    }
-
     /// The plan of a size in an arena that is large enough.
     pub(super) fn forward(
         &mut self,
@@ -101,8 +96,9 @@ impl Recorded {
         compute.gpu.synchronize()?;
         match compute.gpu.capture(work) {
             Ok(graph) => Ok(Self(Some(graph))),
-            Err(error) if error.is_lost() => Err(error),
             Err(error) => {
+                // What a stream refuses to record does not touch the device.
+                compute.gpu.synchronize()?;
                 tracing::warn!(%error, ?of, "a forward cannot be recorded; it runs call by call");
                 Ok(Self(None))
             }

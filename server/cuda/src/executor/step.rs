@@ -38,6 +38,17 @@ pub(super) struct Guided {
     pub(super) positive: Memory,
 }
 
+impl State {
+    /// Sizes of the forward with one of the state's captions.
+    pub(super) fn sizes(&self, caption: &Caption) -> Sizes {
+        Sizes {
+            rows: self.patches.rows,
+            columns: self.patches.columns,
+            caption: caption.padded(),
+        }
+    }
+}
+
 impl CudaExecutor {
     pub(super) fn take_step(&mut self, slot: Slot) -> Result<(), ExecutorError> {
         let mut state = self.states.remove(&slot).ok_or_else(|| not_taken(slot))?;
@@ -88,11 +99,7 @@ impl CudaExecutor {
 
     /// The model's prediction for a state's latents, which is there until the arena is used again.
     fn predict(&mut self, state: &State, caption: &Caption) -> Result<Region, GpuError> {
-        let sizes = Sizes {
-            rows: state.patches.rows,
-            columns: state.patches.columns,
-            caption: caption.padded(),
-        };
+        let sizes = state.sizes(caption);
         let bytes = self.transformer.bytes(sizes)?;
         let arena = self.scratch(bytes)?;
         let plan = self

@@ -14,9 +14,3 @@ extern "C" __global__ void f16_to_bf16(u16 *y, const u16 *x, u64 count) {
     y[i] = to_bf16(value);
   }
 }
-
-extern "C" __global__ void bf16_to_f32(float *y, const u16 *x, u64 count) {
-  after_earlier_work();
-  for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x)
-    y[i] = to_float(x[i]);
-}

@@ -21,11 +21,12 @@ extern "C" __global__ void upsample(uint4 *y, const uint4 *x, int width, int vec
   y[i] = x[(row / 2 * width + column / 2) * vectors + vector];
 }
 
-// Three bytes a pixel of an image from -1 to 1, rounded to even.
-extern "C" __global__ void image_to_bytes(u8 *y, const u16 *x, u64 pixels, int stride) {
+// Three bytes a pixel of an image from -1 to 1, rounded to even. `broken` becomes 1 where a value is no number.
+extern "C" __global__ void image_to_bytes(u8 *y, u32 *broken, const u16 *x, u64 pixels, int stride) {
   after_earlier_work();
   const u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x;
   if (i >= pixels * 3) return;
   const float value = to_float(x[i / 3 * stride + i % 3]) * 0.5f + 0.5f;
+  if (!(fabsf(value) <= 3.4e38f)) *broken = 1;
   y[i] = (u8)rintf(fminf(fmaxf(value, 0.f), 1.f) * 255.f);
 }

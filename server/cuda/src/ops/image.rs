@@ -81,21 +81,50 @@ pub fn upsample(
     unsafe { launch.launch(each(count)) }
 }
 
+/// Where an image's bytes go.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes {
+    /// Three of each pixel.
+    pub rgb: Region,
+    /// A 32-bit number, which becomes 1 where a value is no number.
+    pub broken: Region,
+}
+
+impl Bytes {
+    /// Bytes of so many pixels, a multiple of four, with the number behind them.
+    pub const fn size(pixels: usize) -> usize {
+        3 * pixels + size_of::<u32>()
+    }
+
+    /// Within a region of that size.
+    ///
+    /// # Errors
+    /// When it is smaller.
+    pub fn within(region: Region, pixels: usize) -> Result<Self, GpuError> {
+        Ok(Self {
+            rgb: region.part(0, 3 * pixels)?,
+            broken: region.part(3 * pixels, size_of::<u32>())?,
+        })
+    }
+}
+
 /// The first three channels of an image from -1 to 1 as bytes, rounded as diffusers rounds.
 ///
 /// # Errors
 /// When a region is too small or the driver reports a fault.
 pub fn to_bytes(
     gpu: &Gpu,
-    y: Region,
+    y: Bytes,
     x: Region,
     (pixels, stride): (usize, usize),
 ) -> Result<(), GpuError> {
-    y.require(pixels * 3)?;
+    y.rgb.require(pixels * 3)?;
+    y.broken.require(size_of::<u32>())?;
     x.require(pixels * stride * BF16)?;
-    let (y, x, length, all) = (y.pointer(), x.pointer(), pixels as u64, stride as i32);
+    let (y, broken, x) = (y.rgb.pointer(), y.broken.pointer(), x.pointer());
+    let (length, all) = (pixels as u64, stride as i32);
     let mut launch = gpu.kernel("image_to_bytes")?;
-    launch.arg(&y).arg(&x).arg(&length).arg(&all);
-    // SAFETY: the arguments are the kernel's, which stops at the last byte; both regions hold every pixel.
+    launch.arg(&y).arg(&broken).arg(&x).arg(&length).arg(&all);
+    // SAFETY: the arguments are the kernel's, which stops at the last byte; both images hold every pixel.
     unsafe { launch.launch(each(pixels * 3)) }
 }

@@ -26,30 +26,9 @@ pub fn to_bf16(gpu: &Gpu, y: Region, x: Region, from: DType, count: usize) -> Re
             "f16_to_bf16"
         }
     };
-    convert(gpu, kernel, y, x, count)
-}
-
-/// `y = x` in float32.
-///
-/// # Errors
-/// When a region is too small or the driver reports a fault.
-pub fn to_f32(gpu: &Gpu, y: Region, x: Region, count: usize) -> Result<(), GpuError> {
-    y.require(count * F32)?;
-    x.require(count * BF16)?;
-    convert(gpu, "bf16_to_f32", y, x, count)
-}
-
-/// Callers have checked the regions' sizes.
-fn convert(
-    gpu: &Gpu,
-    kernel: &'static str,
-    y: Region,
-    x: Region,
-    count: usize,
-) -> Result<(), GpuError> {
     let (y, x, length) = (y.pointer(), x.pointer(), count as u64);
     let mut launch = gpu.kernel(kernel)?;
     launch.arg(&y).arg(&x).arg(&length);
-    // SAFETY: the arguments are those of the three kernels, which stop at the count; the callers checked the regions.
+    // SAFETY: the arguments are those of both kernels, which stop at the count; both regions hold as many.
     unsafe { launch.launch(grid(BLOCKS, super::THREADS)) }
 }

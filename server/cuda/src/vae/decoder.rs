@@ -9,7 +9,7 @@ use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
 use crate::memory::{Layout, Memory, Region};
-use crate::ops::image::{Latents, from_latents, to_bytes};
+use crate::ops::image::{Bytes, Latents, from_latents, to_bytes};
 use crate::weights::Loader;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zimage_checkpoint::config::VaeConfig;
@@ -198,7 +198,7 @@ impl Decoder {
         head.image = head.image.max(latents.bytes());
         head.at_least(self.middle.needs(size)?);
         let scale = 1 << (self.up_blocks.len() - 1);
-        let bytes = layout.take(3 * scale * scale * latents.pixels())?;
+        let bytes = layout.take(Bytes::size(scale * scale * latents.pixels()))?;
         match &way.tail {
             Tail::Whole(steps, size) => {
                 head.at_least(steps.needs(*size).0);
@@ -225,7 +225,7 @@ impl Decoder {
         }
     }
 
-    /// The pixels (8 * height, 8 * width, 3) of latents (channels, height, width), within the scratch memory.
+    /// The pixels (8 * height, 8 * width, 3) of latents (channels, height, width) as [`Bytes`], within the scratch memory.
     pub(crate) fn decode(
         &self,
         compute: &Compute,
@@ -250,6 +250,9 @@ impl Decoder {
             channels: size.channels,
             stride: size.stride(),
         };
+        let scale = 1 << (self.up_blocks.len() - 1);
+        let to = Bytes::within(bytes, scale * scale * size.pixels())?;
+        gpu.clear(to.broken)?;
         from_latents(gpu, of_latents, work.spare, latents, scales)?;
         self.conv_in.run(compute, size, work.x, work.spare, None)?;
         let size = self.conv_in.after(size);
@@ -259,12 +262,12 @@ impl Decoder {
             (Tail::Strips(strips), Some((image, own))) => {
                 IN_STRIPS.fetch_add(1, Ordering::Relaxed);
                 gpu.copy(image, work.x, strips.size.bytes())?;
-                strips.run(compute, &own, image, bytes)?;
+                strips.run(compute, &own, image, to)?;
             }
             (Tail::Strips(Strips { steps, size, .. }) | Tail::Whole(steps, size), _) => {
                 work.take(steps, compute, *size)?;
                 let (_, after) = steps.needs(*size);
-                to_bytes(gpu, bytes, work.x, (after.pixels(), after.stride()))?;
+                to_bytes(gpu, to, work.x, (after.pixels(), after.stride()))?;
             }
         }
         Ok(bytes)

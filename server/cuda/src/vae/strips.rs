@@ -11,7 +11,7 @@ use crate::compute::Compute;
 use crate::error::GpuError;
 use crate::memory::{Layout, Region};
 use crate::ops::BF16;
-use crate::ops::image::to_bytes;
+use crate::ops::image::{Bytes, to_bytes};
 
 /// Layers over an image that is too large for them, and how it is cut.
 pub(super) struct Strips<'a> {
@@ -115,7 +115,7 @@ impl<'a> Strips<'a> {
         compute: &Compute,
         own: &StripWork,
         image: Region,
-        bytes: Region,
+        bytes: Bytes,
     ) -> Result<(), GpuError> {
         let norms = self.steps.norms(self.size);
         for (number, &(norm, size)) in norms.iter().enumerate() {
@@ -136,8 +136,12 @@ impl<'a> Strips<'a> {
             let (_, after) = self.steps.needs(self.strip_size(strip));
             let (first, rows) = strip.own(after);
             let from = strip.own_part(own.work.at(self.steps.image()), after)?;
-            let to = bytes.part(3 * first * after.width, 3 * rows * after.width)?;
-            to_bytes(&compute.gpu, to, from, (rows * after.width, after.stride()))?;
+            let pixels = rows * after.width;
+            let to = Bytes {
+                rgb: bytes.rgb.part(3 * first * after.width, 3 * pixels)?,
+                ..bytes
+            };
+            to_bytes(&compute.gpu, to, from, (pixels, after.stride()))?;
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use super::ONCE;
 use crate::Outcome;
 use crate::oracle::{agree, download_bf16, poisoned, random, upload_bf16, upload_f32};
-use zimage_cuda::Compute;
-use zimage_cuda::ops::image::{Latents, from_latents, to_bytes, upsample};
+use zimage_cuda::ops::image::{Bytes, Latents, from_latents, to_bytes, upsample};
+use zimage_cuda::{Compute, Memory};
 
 pub(super) fn images(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
@@ -51,16 +51,30 @@ pub(super) fn images(compute: &Compute) -> Outcome {
         0.0,
     )?;
 
-    let bytes = poisoned(gpu, pixels * 3)?;
-    to_bytes(gpu, bytes.region(), image_gpu.region(), (pixels, stride))?;
     let level = |value: &f32| zimage_core::preview::level(*value);
     let expected: Vec<u8> = image
         .chunks(stride)
         .flat_map(|pixel| &pixel[..3])
         .map(level)
         .collect();
-    match gpu.download::<u8>(bytes.region(), pixels * 3)? == expected {
-        true => Ok(()),
-        false => Err("the bytes are others than the host's".into()),
+    let all = pixels.next_multiple_of(4);
+    let bytes = poisoned(gpu, Bytes::size(all))?;
+    let to = Bytes::within(bytes.region(), all)?;
+    let to_bytes = |image: &Memory| {
+        gpu.clear(to.broken)?;
+        to_bytes(gpu, to, image.region(), (pixels, stride))?;
+        gpu.download::<u32>(to.broken, 1)
+    };
+    let broken = to_bytes(&image_gpu)?;
+    if broken != [0] || gpu.download::<u8>(to.rgb, pixels * 3)? != expected {
+        return Err("the bytes are others than the host's".into());
     }
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut image = image.clone();
+        image[stride + 2] = value;
+        if to_bytes(&upload_bf16(gpu, &image)?)? != [1] {
+            return Err(format!("{value} passes for a colour").into());
+        }
+    }
+    Ok(())
 }
