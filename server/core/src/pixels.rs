@@ -6,6 +6,7 @@ pub struct Pixels {
     width: u32,
     height: u32,
     rgb: Vec<u8>,
+    png_data: Option<Vec<u8>>,
 }
 
 /// The buffer's length is not `width * height * 3`.
@@ -30,7 +31,21 @@ impl Pixels {
                 actual: rgb.len(),
             });
         }
-        Ok(Self { width, height, rgb })
+        Ok(Self {
+            width,
+            height,
+            rgb,
+            png_data: None,
+        })
+    }
+
+    /// With the same pixels as PNG's image data, which whoever made them has compressed.
+    #[must_use]
+    pub fn with_png_data(self, data: Vec<u8>) -> Self {
+        Self {
+            png_data: Some(data),
+            ..self
+        }
     }
 
     /// Width in pixels.
@@ -46,6 +61,11 @@ impl Pixels {
     /// The bytes, row by row.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
+    }
+
+    /// The contents of an `IDAT` chunk (zlib, rows of eight-bit RGB), where they were made.
+    pub fn png_data(&self) -> Option<&[u8]> {
+        self.png_data.as_deref()
     }
 }
 

@@ -61,8 +61,8 @@ pub struct CudaExecutor {
     schedules: VecDeque<(u32, Arc<Modulations>)>,
     in_flight: VecDeque<CudaEvent>,
     arena: Arena,
-    /// Where pixels arrive; as large as the largest image was.
-    pixels: Option<Pinned>,
+    /// Where what is copied from the GPU arrives.
+    pinned: Option<Pinned>,
     text_encoder: TextEncoder,
     transformer: Transformer,
     decoder: Decoder,
@@ -101,7 +101,7 @@ impl CudaExecutor {
             schedules: VecDeque::new(),
             in_flight: VecDeque::new(),
             arena: Arena::new(gpu)?,
-            pixels: None,
+            pinned: None,
             text_encoder: TextEncoder::load(gpu, checkpoint)?,
             transformer: Transformer::load(gpu, checkpoint)?,
             decoder: Decoder::load(gpu, checkpoint)?,

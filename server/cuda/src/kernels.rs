@@ -55,6 +55,7 @@ pub const SOURCES: &[Source] = &[
     source!("image.cu": "latents_to_image", "upsample", "image_to_bytes"),
     source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
     source!("patch.cu": "patchify", "unpatchify"),
+    source!("png.cu": "png_filter", "png_tally", "png_pack"),
     source!("rope.cu": "qk_norm_rope_interleaved", "qk_norm_rope_halves"),
     source!("sampler.cu": "euler_step", "keep", "guide"),
     source!("swiglu.cu": "swiglu"),

@@ -6,6 +6,7 @@
 
 mod ceilings;
 mod compute;
+mod deflate;
 pub mod dnn;
 mod error;
 mod executor;

@@ -9,6 +9,7 @@ pub mod group_norm;
 pub mod hopper;
 pub mod image;
 pub mod norm;
+pub mod png;
 pub mod rope;
 pub mod sampler;
 pub mod storage;

@@ -61,9 +61,11 @@ pub fn encode(
                     .map_err(|error| fault(&error))?;
             }
             let mut writer = encoder.write_header().map_err(|error| fault(&error))?;
-            writer
-                .write_image_data(pixels.rgb())
-                .map_err(|error| fault(&error))?;
+            match pixels.png_data() {
+                Some(data) => writer.write_chunk(png::chunk::IDAT, data),
+                None => writer.write_image_data(pixels.rgb()),
+            }
+            .map_err(|error| fault(&error))?;
             writer.finish().map_err(|error| fault(&error))?;
         }
         ImageFormat::Jpeg(quality) => JpegEncoder::new_with_quality(&mut file, quality)
@@ -109,6 +111,14 @@ mod tests {
             let read = image::load_from_memory(&file).unwrap().to_rgb8();
             assert!(read.into_raw() == rgb, "{width}x{height}");
         }
+    }
+
+    #[test]
+    fn image_data_that_was_made_is_taken_as_it_is() {
+        let pixels = pixels().with_png_data(b"compressed elsewhere".to_vec());
+        let file = encode(&pixels, ImageFormat::Png, &[]).unwrap();
+        let chunk = b"\0\0\0\x14IDATcompressed elsewhere";
+        assert!(file.windows(chunk.len()).any(|part| part == chunk));
     }
 
     #[test]

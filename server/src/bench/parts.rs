@@ -23,8 +23,9 @@ pub(crate) struct Parts {
     pub(crate) begin: Samples,
     /// One denoising step.
     pub(crate) step: Samples,
+    /// Latents to pixels, and on a GPU to PNG's image data too.
     pub(crate) decode: Samples,
-    /// Pixels to PNG, on the host.
+    /// From there to PNG, on the host.
     pub(crate) png: Samples,
     /// Prompt to pixels.
     pub(crate) request: Samples,

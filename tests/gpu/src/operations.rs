@@ -5,6 +5,7 @@ mod convolutions;
 mod elementwise;
 mod images;
 mod norms;
+mod png;
 mod products;
 mod recording;
 mod rotary;
@@ -16,6 +17,7 @@ use convolutions::{a_convolution_whose_plan_was_dropped, convolutions};
 use elementwise::{activations, conversions, modulations, rows_of_a_table};
 use images::images;
 use norms::{addition_and_norm, group_norms, norms};
+use png::image_data;
 use products::{a_searched_algorithm, matrix_products};
 use recording::a_failed_recording;
 use rotary::rotary_embedding;
@@ -48,5 +50,6 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("patches", patches),
     ("steps_and_guidance", steps_and_guidance),
     ("images", images),
+    ("image_data", image_data),
     ("a_failed_recording", a_failed_recording),
 ];

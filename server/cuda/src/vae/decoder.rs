@@ -225,7 +225,8 @@ impl Decoder {
         }
     }
 
-    /// The pixels (8 * height, 8 * width, 3) of latents (channels, height, width) as [`Bytes`], within the scratch memory.
+    /// The pixels (8 * height, 8 * width, 3) of latents (channels, height, width) as [`Bytes`], at the beginning of
+    /// the scratch memory. What is behind them is free again once they are there.
     pub(crate) fn decode(
         &self,
         compute: &Compute,
