@@ -41,10 +41,10 @@ impl Measured {
 /// Measures and prints tables, or JSON for machines.
 #[expect(clippy::print_stdout, reason = "the table is this command's output")]
 pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
+    let began = Instant::now();
     let gpus = Gpus::find();
     let chosen = device::choose(&args.model, &gpus)?;
     let transformer = files::open(&args.model.files)?.transformer().clone();
-    let began = Instant::now();
     let mut executor = device::load(&args.model, chosen, &gpus)?;
     let start_up = began.elapsed().as_secs_f64();
     let mut sizes = Vec::new();

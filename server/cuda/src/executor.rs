@@ -155,15 +155,9 @@ impl CudaExecutor {
     fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
         let longest = self.transformer.limits()[0] / 32 * 32;
         let captions = CAPTIONS.map(|tokens| tokens.min(longest));
-        let mut needs = self.caption_bytes(longest)?;
+        let mut needs = 0;
         for &(height, width) in of_sizes {
-            let sizes = Sizes {
-                rows: height as usize / 16,
-                columns: width as usize / 16,
-                caption: longest,
-            };
-            let decoding = self.decode_bytes((2 * sizes.rows, 2 * sizes.columns))?;
-            needs = needs.max(self.transformer.bytes(sizes)?).max(decoding);
+            needs = needs.max(self.needs((height, width), longest)?);
         }
         self.arena.reserve(&self.compute.gpu, needs)?;
         self.compute.matmuls.tune(true);
@@ -214,6 +208,20 @@ impl CudaExecutor {
             prompt.push_str(" by the sea");
         }
         Ok(prompt)
+    }
+
+    /// Bytes of the arena that the parts of a request need, one after the other: its size in pixels, and the tokens of its
+    /// captions.
+    fn needs(&self, (height, width): (u32, u32), tokens: usize) -> Result<usize, GpuError> {
+        let (height, width) = (height as usize, width as usize);
+        let sizes = Sizes {
+            rows: height / 16,
+            columns: width / 16,
+            caption: tokens.next_multiple_of(32),
+        };
+        let forward = self.transformer.bytes(sizes)?;
+        let decoding = self.decode_bytes((height / 8, width / 8))?;
+        Ok(self.caption_bytes(tokens)?.max(forward).max(decoding))
     }
 
     /// The arena, grown if need be.

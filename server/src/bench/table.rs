@@ -26,7 +26,7 @@ pub(crate) fn text(measured: &Measured) -> String {
         .map(|parts| line(row(measured, parts)));
     format!(
         "milliseconds; p50, p99 and sd (standard deviation) are from the prompt to pixels, those of http to the PNG;\n\
-         ceiling is the share of a step that its products and attention would take at the libraries' best\n\
+         ceiling is the share of a step that its products and attention would take at what the libraries reach\n\
          {}{}{}{}",
         line(HEADING.map(str::to_owned)),
         rows.collect::<String>(),

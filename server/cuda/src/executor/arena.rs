@@ -31,17 +31,21 @@ impl Arena {
     /// What is never given back.
     pub(super) fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<(), GpuError> {
         self.grow(gpu, bytes)?;
-        self.reserved = bytes;
+        self.reserved = self.region().bytes();
         Ok(())
+    }
+
+    /// Fails when there is no room for so many bytes.
+    pub(super) fn require(&self, gpu: &Gpu, bytes: usize) -> Result<(), GpuError> {
+        match self.memory.lacks(bytes) {
+            0 => Ok(()),
+            more => gpu.require_room(more),
+        }
     }
 
     /// Makes room.
     pub(super) fn grow(&mut self, gpu: &Gpu, bytes: usize) -> Result<(), GpuError> {
-        let more = self.memory.lacks(bytes);
-        if more == 0 {
-            return Ok(());
-        }
-        gpu.require_room(more)?;
+        self.require(gpu, bytes)?;
         self.memory.grow(bytes)
     }
 

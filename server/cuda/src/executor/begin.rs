@@ -53,12 +53,15 @@ impl CudaExecutor {
             ),
             None => None,
         };
+        // What cannot be computed is refused before anything is done for it.
+        let size = (request.height, request.width);
+        let longest = prompt.ids.len().max(negative.as_ref().map_or(0, Vec::len));
+        self.arena.require(self.gpu(), self.needs(size, longest)?)?;
         let negative = guidance.zip(negative.as_deref());
         let state = self.start(request, &prompt.ids, negative)?;
         self.plan(&state)?;
-        // What cannot be decoded later is not begun. It comes last: decoding makes do with the memory that is left.
-        let (height, width) = (request.height as usize / 8, request.width as usize / 8);
-        self.scratch(self.decode_bytes((height, width))?)?;
+        // Last, because decoding makes do with the memory that the request's own has left.
+        self.scratch(self.needs(size, longest)?)?;
         let steps = (state.schedule.steps() - state.step) as u32;
         let slot = Slot(self.next_slot);
         // Wraps after four thousand million requests, when the first are long released.
