@@ -7,10 +7,18 @@ use crate::write_whole;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long others may hold the file that is shared: writing it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at whether they still do.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Algorithms by the rows of the product.
 type ByRows = BTreeMap<usize, [u64; 8]>;
@@ -154,16 +162,18 @@ impl Chosen {
     }
 
     /// Keeps an algorithm, beside those that other processes have kept meanwhile. Gives the one that counts: another
-    /// process may have chosen for the same product before.
+    /// process may have chosen for the same product before, and what it has chosen is taken if it is `accepted`.
     pub(super) fn set(
         &mut self,
         key: String,
         rows: usize,
         algorithm: cublasLtMatmulAlgo_t,
+        accepted: impl Fn(&cublasLtMatmulAlgo_t) -> bool,
     ) -> cublasLtMatmulAlgo_t {
         let mut data = algorithm.data;
         if let Some(path) = &self.path {
-            match keep(path, &self.table.platform, &key, (rows, data)) {
+            let accepted = |data| accepted(&cublasLtMatmulAlgo_t { data });
+            match keep(path, &self.table.platform, &key, (rows, data), accepted) {
                 Ok(kept) => data = kept,
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a chosen algorithm cannot be kept");
@@ -176,27 +186,42 @@ impl Chosen {
     }
 }
 
-/// Adds an algorithm to a file unless it has one for the product; gives the file's.
+/// Adds an algorithm to a file unless it has one for the product that is accepted; gives the file's.
 fn keep(
     path: &Path,
     platform: &Platform,
     key: &str,
     (rows, data): (usize, [u64; 8]),
+    accepted: impl Fn([u64; 8]) -> bool,
 ) -> io::Result<[u64; 8]> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let lock = File::create(path.with_extension("lock"))?;
-    lock.lock()?;
+    let _lock = lock(&path.with_extension("lock"))?;
     let mut all = cached(Some(path));
     all.platform = platform.clone();
     let of_product = all.algorithms.entry(key.to_owned()).or_default();
-    if let Some(known) = of_product.get(&rows) {
-        return Ok(*known);
+    if let Some(&known) = of_product.get(&rows)
+        && accepted(known)
+    {
+        return Ok(known);
     }
     of_product.insert(rows, data);
     all.write(path)?;
     Ok(data)
+}
+
+/// Locks a file until it is closed. Another user's may only be read, which is enough.
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::open(path).or_else(|_| File::create(path))?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn cached(path: Option<&Path>) -> Table {
@@ -239,6 +264,12 @@ mod tests {
         cublasLtMatmulAlgo_t { data: [number; 8] }
     }
 
+    fn set(chosen: &mut Chosen, (key, rows): (&str, usize), number: u64) -> u64 {
+        chosen
+            .set(key.to_owned(), rows, algorithm(number), |_| true)
+            .data[0]
+    }
+
     fn number(found: Option<cublasLtMatmulAlgo_t>) -> Option<u64> {
         found.map(|algorithm| algorithm.data[0])
     }
@@ -248,8 +279,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || open("NVIDIA H100 80GB HBM3", Some(folder.path()), None).unwrap();
         let (mut first, mut second) = (open(), open());
-        first.set("a".to_owned(), 64, algorithm(1));
-        second.set("b".to_owned(), 64, algorithm(2));
+        set(&mut first, ("a", 64), 1);
+        set(&mut second, ("b", 64), 2);
         let third = open();
         assert_eq!(number(third.get("a", 64)), Some(1));
         assert_eq!(number(third.get("b", 64)), Some(2));
@@ -261,10 +292,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || open("A", Some(folder.path()), None).unwrap();
         let (mut first, mut second) = (open(), open());
-        assert_eq!(first.set("a".to_owned(), 64, algorithm(1)).data[0], 1);
-        assert_eq!(second.set("a".to_owned(), 64, algorithm(2)).data[0], 1);
+        assert_eq!(set(&mut first, ("a", 64), 1), 1);
+        assert_eq!(set(&mut second, ("a", 64), 2), 1);
         assert_eq!(number(second.get("a", 64)), Some(1));
         assert_eq!(number(open().get("a", 64)), Some(1));
+    }
+
+    #[test]
+    fn what_is_in_the_file_and_not_accepted_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || open("A", Some(folder.path()), None).unwrap();
+        set(&mut open(), ("a", 64), 1);
+        let accepted = |algorithm: &cublasLtMatmulAlgo_t| algorithm.data[0] != 1;
+        let kept = open().set("a".to_owned(), 64, algorithm(2), accepted);
+        assert_eq!(kept.data[0], 2);
+        assert_eq!(number(open().get("a", 64)), Some(2));
     }
 
     #[test]
@@ -276,7 +318,7 @@ mod tests {
                 let mut chosen = open();
                 scope.spawn(move || {
                     for rows in 0..25 {
-                        chosen.set(format!("product {writer}"), rows, algorithm(writer));
+                        set(&mut chosen, (&format!("product {writer}"), rows), writer);
                     }
                 });
             }
@@ -291,8 +333,8 @@ mod tests {
     #[test]
     fn a_product_of_nearly_as_many_rows_takes_the_nearest_ones_algorithm() {
         let mut chosen = open("A", None, None).unwrap();
-        chosen.set("a".to_owned(), 1088, algorithm(1));
-        chosen.set("a".to_owned(), 4160, algorithm(4));
+        set(&mut chosen, ("a", 1088), 1);
+        set(&mut chosen, ("a", 4160), 4);
         let of = |rows| number(chosen.nearest("a", rows));
         assert_eq!([1120, 2100, 4608, 8000].map(of), [1, 1, 4, 4].map(Some));
         assert_eq!([100, 9000].map(of), [None, None]);
@@ -307,7 +349,7 @@ mod tests {
     fn another_gpu_has_another_file() {
         let folder = tempfile::tempdir().unwrap();
         let open = |gpu| open(gpu, Some(folder.path()), None).unwrap();
-        open("A").set("a".to_owned(), 64, algorithm(1));
+        set(&mut open("A"), ("a", 64), 1);
         assert!(open("B").get("a", 64).is_none());
     }
 
@@ -328,11 +370,11 @@ mod tests {
             folder.path().join("table.json"),
         );
         let mut tuned = open("A", None, None).unwrap();
-        tuned.set("a".to_owned(), 64, algorithm(1));
+        set(&mut tuned, ("a", 64), 1);
         tuned.export(&file).unwrap();
         let mut own = open("A", Some(&cache), None).unwrap();
-        own.set("a".to_owned(), 64, algorithm(2));
-        own.set("a".to_owned(), 96, algorithm(3));
+        set(&mut own, ("a", 64), 2);
+        set(&mut own, ("a", 96), 3);
         let other = open("A", Some(&cache), Some(&file)).unwrap();
         assert!(other.given());
         assert_eq!(number(other.get("a", 64)), Some(1));
@@ -345,7 +387,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("table.json");
         let mut tuned = open("A", None, None).unwrap();
-        tuned.set("a".to_owned(), 64, algorithm(1));
+        set(&mut tuned, ("a", 64), 1);
         tuned.export(&file).unwrap();
         let other = open("B", None, Some(&file)).unwrap();
         assert!(!other.given() && other.get("a", 64).is_none());

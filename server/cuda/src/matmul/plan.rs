@@ -63,7 +63,7 @@ impl Plan {
                 None => tuning.fastest()?,
             };
             // Kept for exactly these rows too: a restart knows what is tuned later, which may be closer.
-            chosen.set(key, product.m, fastest)
+            chosen.set(key, product.m, fastest, accepted)
         } else {
             match chosen.nearest(&key, product.m).filter(accepted) {
                 Some(near) => near,
