@@ -62,7 +62,7 @@ impl Data {
 }
 
 /// Compresses an image (height, width, 3) into the contents of PNG's `IDAT` chunk: every row through the Paeth filter, and
-/// Huffman codes without a search for matches. Photographs have nearly the size that zlib's level 6 and the best filter of
+/// Huffman codes without a search for matches. Photographs have about the size that zlib's level 6 and the best filter of
 /// each row give them. Waits for the GPU.
 ///
 /// # Errors
