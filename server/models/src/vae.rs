@@ -11,10 +11,14 @@ use candle_core::{Device, Result, Tensor};
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::level;
 
-/// An image (3, height, width) from -1 to 1 as bytes, rounded as diffusers' `VaeImageProcessor` rounds.
+/// An image (3, height, width) from -1 to 1 as bytes, rounded as diffusers' `VaeImageProcessor` rounds. Fails when a value
+/// is no number.
 pub(crate) fn to_pixels(image: &Tensor) -> Result<Pixels> {
     let (_, height, width) = image.dims3()?;
     let values = image.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
+    if !values.iter().all(|value| value.is_finite()) {
+        candle_core::bail!("the image has values that are no numbers: the checkpoint is damaged");
+    }
     Pixels::new(
         width as u32,
         height as u32,
@@ -34,4 +38,22 @@ pub(crate) fn from_pixels(pixels: &Pixels) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu)?
         .permute((2, 0, 1))?
         .contiguous()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_a_value_that_is_no_number_is_refused() {
+        let image = |value: f32| {
+            let values = vec![0.0, 0.5, 1.0, -1.0, 0.25, value];
+            to_pixels(&Tensor::from_vec(values, (3, 1, 2), &Device::Cpu).unwrap())
+        };
+        assert!(image(0.5).is_ok());
+        for value in [f32::NAN, f32::INFINITY] {
+            let error = image(value).unwrap_err().to_string();
+            assert!(error.contains("no numbers"), "{error}");
+        }
+    }
 }
