@@ -17,12 +17,14 @@ is_up() { [ -e "$state/complete" ] && process "$state/namespaces" > /dev/null; }
 require_up() { is_up || fail "The cluster $name is not up. Start it with: $0 up $name"; }
 
 # Killing `unshare` kills process 1 of its process namespace, and with it every process, mount and link of the cluster.
-start_namespaces() { # start_namespaces ROLE
+start_namespaces() { # start_namespaces "ROLE..."
+  local roles
+  read -ra roles <<< "$1"
   (
     exec 8>&- 9>&- # the caller's locks
     join_cgroups
     exec setsid unshare --net --mount --pid --cgroup --uts --ipc --fork --kill-child=SIGKILL \
-      "$source/init" "$state" "$(programs_folder)" "$source" "$1"
+      "$source/init" "$state" "$(programs_folder)" "$source" node1 "${roles[@]}"
   ) > "$state/log/init.log" 2>&1 < /dev/null &
   remember_process $! "$state/namespaces"
 }
@@ -45,10 +47,27 @@ first_process() { # the host's id of process 1 in the namespaces
   cat "/proc/$parent/task/$parent/children"
 }
 
-inside() {
+namespaces=(--net --mount --root --pid --cgroup --uts --ipc)
+
+inside() { # inside COMMAND...: on the selected node
+  local further=()
+  # The namespaces of a further node lie within the first's, where its process 1 is the child of the part of its name.
+  # shellcheck disable=SC2016 # the inner shell's variables
+  [ "$node" = node1 ] || further=(bash -c '
+    read -r part < "/run/cluster/nodes/node1/pid/$1"
+    init=$(cat "/proc/$part/task/$part/children" 2> /dev/null)
+    [ -n "$init" ] || { echo "The node $1 does not run." >&2; exit 1; }
+    exec nsenter --target "${init% }" "${@:2}"' - "$node" "${namespaces[@]}" --)
   PATH=/run/programs:$PATH KUBECONFIG=/run/cluster/kubeconfigs/admin \
-    nsenter --target "$(first_process | tr -d ' ')" --net --mount --root --pid --cgroup --uts --ipc -- "$@"
+    nsenter --target "$(first_process | tr -d ' ')" "${namespaces[@]}" -- "${further[@]}" "$@"
 }
+
+on_each_node() { # on_each_node COMMAND...
+  local node
+  for node in $(nodes); do "$@"; done
+}
+
+nodes() { find "$state/nodes" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort; }
 
 stop_everything() {
   local file pid

@@ -14,7 +14,7 @@ certificate() { # certificate NAME SUBJECT serverAuth|clientAuth AUTHORITY [ALTE
   rm "$1.csr"
 }
 
-make_pki() { # make_pki FOLDER
+make_pki() { # make_pki FOLDER NODES
   mkdir -p "$1"
   (
     cd "$1" || exit
@@ -26,11 +26,15 @@ make_pki() { # make_pki FOLDER
     local in_cluster=DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local
     certificate kube-apiserver /CN=kube-apiserver serverAuth ca \
       "$in_cluster,DNS:localhost,IP:127.0.0.1,IP:10.88.0.1,IP:10.96.0.1"
-    certificate kubelet-server /O=system:nodes/CN=system:node:node1 serverAuth ca DNS:node1,IP:127.0.0.1,IP:10.88.0.1
     certificate kubelet-client /O=system:masters/CN=kube-apiserver clientAuth ca
     certificate front-proxy /CN=front-proxy clientAuth front-proxy-ca
     certificate admin /O=system:masters/CN=admin clientAuth ca
-    certificate kubelet /O=system:nodes/CN=system:node:node1 clientAuth ca
+    local number node part
+    for number in $(seq "$2"); do
+      node=node$number
+      certificate "$node" "/O=system:nodes/CN=system:node:$node" clientAuth ca
+      certificate "$node-server" "/O=system:nodes/CN=system:node:$node" serverAuth ca "DNS:$node,IP:127.0.0.1,IP:10.88.0.$number"
+    done
     for part in kube-controller-manager kube-scheduler kube-proxy; do certificate $part /CN=system:$part clientAuth ca; done
   )
 }
@@ -56,13 +60,13 @@ current-context: zimage
 YAML
 }
 
-make_kubeconfigs() { # make_kubeconfigs STATE HOST-PORT
+make_kubeconfigs() { # make_kubeconfigs STATE HOST-PORT NODES
   local user
   mkdir -p "$1/kubeconfigs"
   (
     umask 077
-    for user in admin kubelet kube-controller-manager kube-scheduler kube-proxy; do
-      kubeconfig "$1/pki" $user https://10.88.0.1:6443 > "$1/kubeconfigs/$user"
+    for user in admin kube-controller-manager kube-scheduler kube-proxy $(seq --format=node%g "$3"); do
+      kubeconfig "$1/pki" "$user" https://10.88.0.1:6443 > "$1/kubeconfigs/$user"
     done
     kubeconfig "$1/pki" admin "https://127.0.0.1:$2" > "$1/kubeconfig"
   )
