@@ -84,18 +84,20 @@ fn crates_depend_on_each_other_only_as_designed() {
     let workspace = Workspace::load();
     for (package, allowed) in [
         ("zimage-crds", &[][..]),
+        ("zimage-edge", &[]),
         ("zimage-operator", &["zimage-crds"]),
-        ("zimage-gateway", &["zimage-crds"]),
+        ("zimage-gateway", &["zimage-crds", "zimage-edge"]),
         ("zimage-core", &[]),
         ("zimage-checkpoint", &["zimage-core"]),
         ("zimage-engine", &["zimage-core"]),
-        ("zimage-http", &["zimage-core", "zimage-engine"]),
+        ("zimage-http", &["zimage-core", "zimage-edge", "zimage-engine"]),
         ("zimage-models", &["zimage-core", "zimage-checkpoint"]),
         ("zimage-cuda", &["zimage-core", "zimage-checkpoint"]),
         (
             "zimage-server",
             &[
                 "zimage-core",
+                "zimage-edge",
                 "zimage-engine",
                 "zimage-http",
                 "zimage-checkpoint",
@@ -105,7 +107,7 @@ fn crates_depend_on_each_other_only_as_designed() {
         ),
         (
             "zimage-testserver",
-            &["zimage-core", "zimage-engine", "zimage-http"],
+            &["zimage-core", "zimage-edge", "zimage-engine", "zimage-http"],
         ),
     ] {
         let unexpected: Vec<_> = workspace
