@@ -73,16 +73,14 @@ async fn compute(
         Ok(Err(failure)) => return failure,
         Err(error) => return Failure::Other(format!("failed to load the model: {error}")),
     };
-    match Engine::start(executor, args.serve.engine(), metrics) {
+    match Engine::start(vec![executor], args.serve.engine(), metrics) {
         Ok(engine) => {
             app.start_serving(engine.clone());
             tracing::info!("ready");
             tokio::select! {
-                () = engine.failed() => {
-                    Failure::Device("the device failed; the log says how".to_owned())
-                }
+                cause = engine.failed() => Failure::Device(cause),
                 fault = gpu_health::fault(gpus), if chosen == Chosen::Cuda => {
-                    engine.fail();
+                    engine.fail(&fault);
                     Failure::Device(fault)
                 }
             }

@@ -8,7 +8,7 @@
 //!
 //! Invariants: no tensor library and no async runtime is a dependency; time is a parameter.
 
-pub mod batch;
+pub mod admission;
 mod decimal;
 pub mod executor;
 pub mod fake;
@@ -16,12 +16,14 @@ pub mod guidance;
 pub mod limits;
 pub mod noise;
 pub mod omni;
+pub mod pace;
 pub mod pixels;
 pub mod preview;
 pub mod request;
 pub mod resize;
 pub mod rotary;
 pub mod schedule;
+pub mod scheduler;
 pub mod start_image;
 pub mod validate;
 pub mod variant;

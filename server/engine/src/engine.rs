@@ -1,32 +1,55 @@
-//! The handle to the device thread.
+//! The handle to the workers.
 
-use crate::device::{self, Job};
 use crate::metrics::EngineMetrics;
+use crate::progress::Progress;
+use crate::queue::{Job, Queue};
+use crate::ticket::{Ticket, channel};
+use crate::watchdog;
+use crate::worker::{Devices, Worker};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
-use zimage_core::executor::{Executor, ExecutorError};
-use zimage_core::pixels::Pixels;
+use zimage_core::admission::{Bounds, Refusal};
+use zimage_core::executor::Executor;
+use zimage_core::pace::Work;
 use zimage_core::request::ImageRequest;
 
 /// Bounds of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Images computed together at the most, at least 1.
+    /// Images that take their steps in turn on each device at the most, at least 1.
     pub max_batch_size: usize,
     /// Images that wait at the most.
     pub max_queue_length: usize,
+    /// Time that an image may have to wait for a device, by what the last steps took. `None`: any.
+    pub max_queue_time: Option<Duration>,
+    /// Time that any call of the executor may take before the device counts as stuck, however quick it usually is.
+    pub patience: Duration,
+}
+
+impl Default for EngineOptions {
+    /// One image at a time, 16 that wait, five minutes of queue, a minute of patience.
+    fn default() -> Self {
+        Self {
+            max_batch_size: 1,
+            max_queue_length: 16,
+            max_queue_time: Some(Duration::from_secs(300)),
+            patience: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// The queue is full.
+    /// The queue is full, in number or in time.
     #[error("the queue is full")]
     QueueFull {
-        /// When there may be room.
+        /// When there may be room: a second to a minute, never the same for everybody.
         retry_after: Duration,
     },
     /// More images than the engine ever holds.
@@ -40,177 +63,253 @@ pub enum SubmitError {
     /// The engine ends and takes nothing new.
     #[error("the server is shutting down")]
     Draining,
+    /// The device makes no progress.
+    #[error("the device makes no progress")]
+    Stuck,
     /// The device failed.
     #[error("the device failed; the server starts again")]
     Failed,
 }
 
-/// An image and what it cost.
+/// An image to be made, and what is told of it meanwhile.
 #[derive(Clone, Debug)]
-pub struct Generated {
+pub struct Submission {
     /// The image.
-    pub pixels: Pixels,
-    /// Denoising steps taken.
-    pub steps: u32,
-    /// Tokens that the text encoder saw.
-    pub prompt_tokens: u32,
-    /// Whether the prompt was cut.
-    pub truncated: bool,
-    /// Time from submission to the first step.
-    pub queue_time: Duration,
-    /// Time from then to the image.
-    pub compute_time: Duration,
+    pub request: ImageRequest,
+    /// Steps between two previews. `None`: no previews.
+    pub preview_every: Option<NonZeroU32>,
 }
 
-/// A request that was taken. Dropping it stops the request before its next step.
-pub struct Ticket {
-    reply: oneshot::Receiver<Result<Generated, ExecutorError>>,
-    failed: CancellationToken,
-}
-
-impl Ticket {
-    /// The image.
-    ///
-    /// # Errors
-    /// The executor's. When the device has failed nobody waits for it: a lost one may never answer.
-    pub async fn image(self) -> Result<Generated, ExecutorError> {
-        let lost = |cause: &str| Err(ExecutorError::DeviceLost(cause.to_owned()));
-        tokio::select! {
-            biased;
-            reply = self.reply => reply.unwrap_or_else(|_| lost("the device thread ended")),
-            () = self.failed.cancelled() => lost("it reported a fault"),
+impl From<ImageRequest> for Submission {
+    fn from(request: ImageRequest) -> Self {
+        Self {
+            request,
+            preview_every: None,
         }
     }
 }
 
-/// A running device thread. Clones are handles to the same one; it ends with the last of them.
+/// Running devices, with a thread each. Clones are handles to the same ones; they end with the last of them.
 #[derive(Clone)]
-pub struct Engine {
-    shared: Arc<Shared>,
-    jobs: mpsc::UnboundedSender<Job>,
+pub struct Engine(Arc<Handle>);
+
+struct Handle {
+    queue: Arc<Queue>,
+    devices: Devices,
+    capacity: usize,
+    patience: Duration,
 }
 
-pub(crate) struct Shared {
-    /// One for each image that may run or wait; it bounds the queue.
-    permits: Arc<Semaphore>,
-    capacity: usize,
-    draining: AtomicBool,
-    pub(crate) failed: CancellationToken,
-    pub(crate) metrics: EngineMetrics,
-    /// Microseconds that the last image took on the device.
-    pub(crate) last_image: AtomicU64,
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Engine {
-    /// Starts the device thread.
+    /// Starts a thread for each executor. When one of the devices is lost, all end: the process starts again.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(
-        executor: Box<dyn Executor>,
+        executors: Vec<Box<dyn Executor>>,
         options: EngineOptions,
         metrics: EngineMetrics,
-    ) -> std::io::Result<Self> {
-        let max_batch_size = options.max_batch_size.max(1);
-        let capacity = max_batch_size + options.max_queue_length;
-        let shared = Arc::new(Shared {
-            permits: Arc::new(Semaphore::new(capacity)),
+    ) -> io::Result<Self> {
+        let max_running = options.max_batch_size.max(1);
+        let capacity = executors.len() * max_running + options.max_queue_length;
+        let bounds = Bounds {
+            places: capacity,
+            devices: u32::try_from(executors.len()).unwrap_or(u32::MAX),
+            wait: options.max_queue_time,
+        };
+        let queue = Queue::new(bounds, metrics);
+        let devices: Devices = executors.iter().map(|_| Progress::new()).collect();
+        // Made before the threads: they end with it when one cannot be started.
+        let engine = Self(Arc::new(Handle {
+            queue: Arc::clone(&queue),
+            devices: Arc::clone(&devices),
             capacity,
-            draining: AtomicBool::new(false),
-            failed: CancellationToken::new(),
-            metrics,
-            last_image: AtomicU64::new(0),
-        });
-        // Bounded by the permits: a job is sent only with one.
-        let (jobs, queue) = mpsc::unbounded_channel();
-        // However the thread ends, whoever waits for `failed` hears of it.
-        let ended = shared.failed.clone().drop_guard();
-        let device = device::Device::new(executor, queue, max_batch_size, Arc::clone(&shared));
-        std::thread::Builder::new()
-            .name("device".to_owned())
-            .spawn(move || {
-                let _ended = ended;
-                device.run();
-            })?;
-        Ok(Self { shared, jobs })
+            patience: options.patience,
+        }));
+        for (number, executor) in executors.into_iter().enumerate() {
+            let (shared, devices) = (Arc::clone(&queue), Arc::clone(&devices));
+            let worker = Worker::new(executor, shared, devices, number, max_running);
+            thread::Builder::new()
+                .name("device".to_owned())
+                .spawn(move || worker.run())?;
+        }
+        let (watched, patience) = (Arc::downgrade(&queue), options.patience);
+        thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watchdog::run(&watched, &devices, patience))?;
+        Ok(engine)
+    }
+
+    /// Whether an image would be taken now: to refuse a request before it is read.
+    ///
+    /// # Errors
+    /// Why it would not be taken.
+    pub fn room(&self) -> Result<(), SubmitError> {
+        self.is_open()?;
+        let room = self.0.queue.lock().admission.room(1);
+        room.map_err(|refusal| self.0.refused(refusal))
+    }
+
+    /// Keeps places for the images of a request that is still being read.
+    ///
+    /// # Errors
+    /// When there is no room, or the engine takes nothing; no place is kept then.
+    pub fn reserve(&self, images: usize) -> Result<Places, SubmitError> {
+        self.is_open()?;
+        let reserved = self.0.queue.lock().admission.reserve(images);
+        reserved.map_err(|refusal| self.0.refused(refusal))?;
+        Ok(Places {
+            engine: self.clone(),
+            images,
+        })
     }
 
     /// Takes all images of a request, or none.
     ///
     /// # Errors
-    /// When there is no room, or the engine ends.
-    pub fn submit(&self, requests: Vec<ImageRequest>) -> Result<Vec<Ticket>, SubmitError> {
-        let shared = &self.shared;
-        if shared.failed.is_cancelled() {
+    /// As [`Engine::reserve`] and [`Places::submit`].
+    pub fn submit<S: Into<Submission>>(&self, images: Vec<S>) -> Result<Vec<Ticket>, SubmitError> {
+        self.reserve(images.len())?.submit(images)
+    }
+
+    /// The time until all of these images would be made, their time in the queue included, by what the last steps took.
+    /// `None`: nothing was measured yet.
+    pub fn estimate<'a>(
+        &self,
+        images: impl IntoIterator<Item = &'a ImageRequest>,
+    ) -> Option<Duration> {
+        let work: Vec<Work> = images.into_iter().map(Work::of).collect();
+        self.0.queue.lock().admission.estimate(&work)
+    }
+
+    fn is_open(&self) -> Result<(), SubmitError> {
+        if self.has_failed() {
             return Err(SubmitError::Failed);
         }
-        if shared.draining.load(Ordering::Acquire) {
+        if self.0.queue.lock().draining {
             return Err(SubmitError::Draining);
         }
-        let (asked, most) = (requests.len(), shared.capacity);
-        if asked > most {
-            return Err(SubmitError::TooMany { asked, most });
-        }
-        let mut permits = u32::try_from(asked)
-            .ok()
-            .and_then(|count| {
-                Arc::clone(&shared.permits)
-                    .try_acquire_many_owned(count)
-                    .ok()
-            })
-            .ok_or_else(|| SubmitError::QueueFull {
-                retry_after: self.retry_after(),
-            })?;
-        let mut tickets = Vec::with_capacity(asked);
-        for request in requests {
-            let permit = permits.split(1).ok_or(SubmitError::Failed)?;
-            let (reply, ticket) = oneshot::channel();
-            let ticket = Ticket {
-                reply: ticket,
-                failed: shared.failed.clone(),
-            };
-            shared.metrics.waiting.inc();
-            let job = Job {
-                request,
-                reply,
-                permit,
-                submitted: Instant::now(),
-            };
-            if self.jobs.send(job).is_err() {
-                shared.metrics.waiting.dec();
-                return Err(SubmitError::Failed);
-            }
-            tickets.push(ticket);
-        }
-        Ok(tickets)
+        self.stuck().map_or(Ok(()), |_| Err(SubmitError::Stuck))
     }
 
-    /// Time for one image: the first of those that run may then have ended.
-    fn retry_after(&self) -> Duration {
-        let last = Duration::from_micros(self.shared.last_image.load(Ordering::Relaxed));
-        last.clamp(Duration::from_secs(1), Duration::from_secs(120))
-    }
-
-    /// Takes nothing new and returns when everything taken is answered.
+    /// Takes nothing new and returns when every place is free.
     pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-        let all = u32::try_from(self.shared.capacity).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        let _permits = self.shared.permits.acquire_many(all).await;
+        self.0.queue.drain().await;
     }
 
     /// Somebody else knows that the device has failed: whoever waits for an image is told so, and nothing new is taken.
-    pub fn fail(&self) {
-        self.shared.failed.cancel();
+    pub fn fail(&self, cause: &str) {
+        self.0.queue.fail(cause);
     }
 
-    /// Returns when the device has failed: nothing more will be computed.
-    pub async fn failed(&self) {
-        self.shared.failed.cancelled().await;
+    /// Returns the cause when the device has failed: nothing more will be computed.
+    pub async fn failed(&self) -> String {
+        self.0.queue.failed().cancelled().await;
+        self.0.queue.cause().to_owned()
     }
 
     /// Whether the device has failed.
     pub fn has_failed(&self) -> bool {
-        self.shared.failed.is_cancelled()
+        self.0.queue.failed().is_cancelled()
+    }
+
+    /// Where a device makes no progress, if one does not. It may make some later; otherwise it fails.
+    pub fn stuck(&self) -> Option<String> {
+        let looked = watchdog::look(&self.0.queue, &self.0.devices, self.0.patience);
+        looked.err().map(|stuck| stuck.to_string())
+    }
+}
+
+impl Handle {
+    fn refused(&self, refusal: Refusal) -> SubmitError {
+        match refusal {
+            Refusal::TooMany { asked } => SubmitError::TooMany {
+                asked,
+                most: self.capacity,
+            },
+            Refusal::Full { retry_after } => SubmitError::QueueFull {
+                retry_after: spread(retry_after.unwrap_or_default()),
+            },
+        }
+    }
+}
+
+/// From a second to a minute, up to a fifth later than `time`: clients that were refused together do not return together.
+fn spread(time: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    let share = (random >> 32) as f64 / f64::from(u32::MAX);
+    let time = time.clamp(Duration::from_secs(1), Duration::from_secs(50));
+    time.mul_f64(1.0 + share / 5.0)
+}
+
+/// Places of a request's images. Dropping them gives them back.
+pub struct Places {
+    engine: Engine,
+    images: usize,
+}
+
+impl Places {
+    /// Lets the images wait for a device: all or none. More images than places take further ones when there are some.
+    ///
+    /// # Errors
+    /// When there is no room for further ones, or more work came ahead meanwhile than an image may wait for.
+    pub fn submit<S: Into<Submission>>(
+        mut self,
+        images: Vec<S>,
+    ) -> Result<Vec<Ticket>, SubmitError> {
+        let handle = Arc::clone(&self.engine.0);
+        let refused = |refusal| handle.refused(refusal);
+        let submitted = Instant::now();
+        let mut all_events = Vec::with_capacity(images.len());
+        let jobs = images.into_iter().map(|image| {
+            let Submission {
+                request,
+                preview_every,
+            } = image.into();
+            let (reply, events) = channel();
+            all_events.push(events);
+            let work = Work::of(&request);
+            let job = Job {
+                request,
+                preview_every,
+                reply,
+                submitted,
+            };
+            (work, job)
+        });
+        let jobs: Vec<_> = jobs.collect();
+        let count = jobs.len();
+        let ids = handle.queue.change(|state| {
+            if handle.queue.failed().is_cancelled() {
+                return Err(SubmitError::Failed);
+            }
+            let further = count.saturating_sub(self.images);
+            state.admission.reserve(further).map_err(refused)?;
+            self.images += further;
+            let ids = state.admission.submit(jobs).map_err(refused)?;
+            self.images -= count;
+            Ok(ids)
+        })?;
+        let tickets = ids.into_iter().zip(all_events);
+        let ticket = |(id, events)| Ticket::new(events, Arc::clone(&handle.queue), id);
+        Ok(tickets.map(ticket).collect())
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        let images = std::mem::take(&mut self.images);
+        if images > 0 {
+            self.engine
+                .0
+                .queue
+                .change(|state| state.admission.give_back(images));
+        }
     }
 }

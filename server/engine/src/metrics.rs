@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,10 @@ pub struct EngineMetrics {
     pub(crate) queue: Histogram,
     pub(crate) step: Histogram,
     pub(crate) decode: Histogram,
+    /// Seconds since the device made progress, while it should.
+    pub(crate) last_progress: Gauge<f64, AtomicU64>,
+    /// Seconds that a new image would wait.
+    pub(crate) queue_wait: Gauge<f64, AtomicU64>,
     images: Family<EndingLabel, Counter>,
 }
 
@@ -41,6 +46,8 @@ impl Default for EngineMetrics {
             queue: durations(),
             step: durations(),
             decode: durations(),
+            last_progress: Gauge::default(),
+            queue_wait: Gauge::default(),
             images: Family::default(),
         }
     }
@@ -74,13 +81,25 @@ impl EngineMetrics {
         );
         duration(
             "zimage_step_duration",
-            "Time of one denoising step of a batch",
+            "Time of one denoising step of an image",
             &self.step,
         );
         duration(
             "zimage_decode_duration",
             "Time of one decoding",
             &self.decode,
+        );
+        registry.register_with_unit(
+            "zimage_device_last_progress",
+            "Time since the device last made progress, while it has work",
+            Unit::Seconds,
+            self.last_progress.clone(),
+        );
+        registry.register_with_unit(
+            "zimage_queue_wait",
+            "Time that a new image would wait for the device, by what the last steps took",
+            Unit::Seconds,
+            self.queue_wait.clone(),
         );
         registry.register(
             "zimage_images",
@@ -92,6 +111,10 @@ impl EngineMetrics {
     /// Images that wait now.
     pub fn waiting(&self) -> i64 {
         self.waiting.get()
+    }
+
+    pub(crate) fn show_waiting(&self, images: usize) {
+        self.waiting.set(i64::try_from(images).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn ended(&self, ending: Ending) {

@@ -3,6 +3,7 @@
 use crate::error::ApiError;
 use crate::metrics::HttpMetrics;
 use axum::http::StatusCode;
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use zimage_core::limits::Limits;
@@ -98,21 +99,21 @@ impl App {
     }
 
     /// Why the server must be started again, if it must.
-    pub(crate) fn fault(&self) -> Option<&'static str> {
+    pub(crate) fn fault(&self) -> Option<Cow<'static, str>> {
         match self.get() {
             State::Serving(engine) | State::Leaving(engine) if engine.has_failed() => {
-                Some("the device failed")
+                Some("the device failed".into())
             }
             _ => None,
         }
     }
 
     /// Why no request should be sent here, if so.
-    pub(crate) fn obstacle(&self) -> Option<&'static str> {
+    pub(crate) fn obstacle(&self) -> Option<Cow<'static, str>> {
         self.fault().or_else(|| match self.get() {
-            State::Loading => Some("the model is being loaded"),
-            State::Serving(_) => None,
-            State::Leaving(_) => Some("the server is shutting down"),
+            State::Loading => Some("the model is being loaded".into()),
+            State::Serving(engine) => engine.stuck().map(Cow::from),
+            State::Leaving(_) => Some("the server is shutting down".into()),
         })
     }
 

@@ -28,12 +28,19 @@ pub struct ServeArgs {
     /// Address of /metrics.
     #[arg(long, env = "ZIMAGE_METRICS_LISTEN", default_value = "127.0.0.1:9090")]
     pub metrics_listen: SocketAddr,
-    /// Images computed together at the most.
+    /// Images that take their steps in turn at the most.
     #[arg(long, env = "ZIMAGE_MAX_BATCH_SIZE", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub max_batch_size: u16,
     /// Images that wait at the most; more are answered 429.
     #[arg(long, env = "ZIMAGE_MAX_QUEUE_LENGTH", default_value_t = 16, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub max_queue_length: u16,
+    /// Seconds that an image may have to wait for the device, by what the last steps took; more are answered 429.
+    #[arg(long, env = "ZIMAGE_MAX_QUEUE_SECONDS", default_value_t = 300)]
+    pub max_queue_seconds: u64,
+    /// Seconds that a call of the device may take at least. After that, or twenty times what it usually takes, the server
+    /// is not ready; after three times that it ends.
+    #[arg(long, env = "ZIMAGE_DEVICE_PATIENCE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_patience_seconds: u64,
     /// Seconds that one request may take, its time in the queue included.
     #[arg(long, env = "ZIMAGE_REQUEST_TIMEOUT_SECONDS", default_value_t = 7200)]
     pub request_timeout_seconds: u64,
@@ -62,6 +69,8 @@ impl ServeArgs {
         EngineOptions {
             max_batch_size: usize::from(self.max_batch_size),
             max_queue_length: usize::from(self.max_queue_length),
+            max_queue_time: Some(Duration::from_secs(self.max_queue_seconds)),
+            patience: Duration::from_secs(self.device_patience_seconds),
         }
     }
 

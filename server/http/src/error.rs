@@ -115,7 +115,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::TooMany { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                 .with_code("too_many_images")
                 .with_param("n"),
-            SubmitError::Draining | SubmitError::Failed => {
+            SubmitError::Draining | SubmitError::Stuck | SubmitError::Failed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                     .with_code("unavailable")
                     .with_retry_after(Duration::from_secs(1))

@@ -109,7 +109,7 @@ async fn drain(app: &App, shutdown: Shutdown) {
     // A lost device has nothing to drain.
     tokio::select! {
         () = tokio::time::sleep(shutdown.lame_duck) => {}
-        () = engine.failed() => return,
+        _ = engine.failed() => return,
     }
     tracing::info!(seconds = shutdown.drain.as_secs(), "draining");
     if tokio::time::timeout(shutdown.drain, engine.drain())

@@ -35,9 +35,10 @@ fn engine(before: impl FnMut(Call) -> Result<(), ExecutorError> + Send + 'static
     let options = EngineOptions {
         max_batch_size: 1,
         max_queue_length: 1,
+        ..EngineOptions::default()
     };
     Engine::start(
-        Box::new(FakeExecutor::new(before)),
+        vec![Box::new(FakeExecutor::new(before))],
         options,
         EngineMetrics::default(),
     )

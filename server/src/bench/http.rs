@@ -35,11 +35,8 @@ impl Server {
             tier: None,
         };
         let app = App::new(identity, Limits::default(), TIMEOUT, HttpMetrics::default());
-        let options = EngineOptions {
-            max_batch_size: 1,
-            max_queue_length: 16,
-        };
-        let engine = Engine::start(executor, options, EngineMetrics::default());
+        let options = EngineOptions::default();
+        let engine = Engine::start(vec![executor], options, EngineMetrics::default());
         app.start_serving(engine.map_err(Failure::other)?);
         let addresses = Addresses {
             api: free_address().map_err(Failure::other)?,

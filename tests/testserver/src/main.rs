@@ -86,7 +86,7 @@ async fn main() -> Result<()> {
         Ok(())
     });
     app.start_serving(Engine::start(
-        Box::new(executor),
+        vec![Box::new(executor)],
         args.serve.engine(),
         engine_metrics,
     )?);

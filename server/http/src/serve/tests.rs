@@ -45,9 +45,10 @@ async fn start(
     let options = EngineOptions {
         max_batch_size: 1,
         max_queue_length: 0,
+        ..EngineOptions::default()
     };
     let executor = Box::new(FakeExecutor::new(before));
-    app.start_serving(Engine::start(executor, options, figures).unwrap());
+    app.start_serving(Engine::start(vec![executor], options, figures).unwrap());
 
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listeners = Listeners {
