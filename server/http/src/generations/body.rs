@@ -10,6 +10,7 @@ use super::start_image::{self, StartFiles};
 use crate::app::Identity;
 use crate::encode::ImageFormat;
 use crate::error::ApiError;
+use crate::quote::{cut, quote};
 use axum::http::StatusCode;
 use serde_json::Value;
 use zimage_core::limits::Limits;
@@ -104,7 +105,8 @@ fn check_model(fields: &mut Fields, identity: &Identity) -> Result<(), ApiError>
     match fields.text("model")? {
         Some(model) if !names.contains(&model.as_str()) => {
             let message = format!(
-                "this server has no model {model:?}; it has {}",
+                "this server has no model {}; it has {}",
+                quote(&model),
                 names.join(" and ")
             );
             Err(ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found"))
@@ -124,7 +126,8 @@ fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
         && !["auto", "standard"].contains(&quality.as_str())
     {
         let message = format!(
-            "quality {quality:?} is not served: num_inference_steps sets the quality; use auto"
+            "quality {} is not served: num_inference_steps sets the quality; use auto",
+            quote(&quality)
         );
         return Err(ApiError::invalid("quality", message));
     }
@@ -133,7 +136,10 @@ fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
         return Err(ApiError::invalid("background", message));
     }
     if let Some(style) = fields.value("style") {
-        let message = format!("style {style} is not served: say it in the prompt");
+        let message = format!(
+            "style {} is not served: say it in the prompt",
+            cut(&style.to_string())
+        );
         return Err(ApiError::invalid("style", message));
     }
     for (name, off) in [
@@ -174,7 +180,10 @@ fn size(fields: &mut Fields) -> Result<(u32, u32), ApiError> {
             let fault = || {
                 ApiError::invalid(
                     "size",
-                    format!("size must be auto or WIDTHxHEIGHT such as 1024x1024, not {text:?}"),
+                    format!(
+                        "size must be auto or WIDTHxHEIGHT such as 1024x1024, not {}",
+                        quote(text)
+                    ),
                 )
             };
             sides.ok_or_else(fault)

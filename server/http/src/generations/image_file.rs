@@ -1,10 +1,9 @@
 //! An image file inside a body: base64, alone or as a data URL.
 
 use crate::error::ApiError;
+use crate::image_file::ImageFile;
 use axum::http::StatusCode;
 use base64_simd::STANDARD;
-use image::{DynamicImage, ImageDecoder as _, ImageError, ImageReader};
-use std::io::Cursor;
 use std::sync::Arc;
 use zimage_core::pixels::Pixels;
 
@@ -24,18 +23,10 @@ pub(super) fn pixels(
     let bytes = STANDARD
         .decode_to_vec(base64)
         .map_err(|_| "must be an image file in base64".to_owned())?;
-    let unread = |error: ImageError| format!("is no readable image: {error}");
-    let decoder = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| unread(error.into()))?
-        .into_decoder()
-        .map_err(unread)?;
-    let (width, height) = decoder.dimensions();
+    let file = ImageFile::read(bytes)?;
+    let (width, height) = file.size();
     check(width, height)?;
-    let image = DynamicImage::from_decoder(decoder)
-        .map_err(unread)?
-        .into_rgb8();
-    Pixels::new(width, height, image.into_raw()).map_err(|error| error.to_string())
+    file.decode()
 }
 
 /// The pixels of a file that must have the new image's width and height: nothing is resized here.
