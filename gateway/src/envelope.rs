@@ -12,6 +12,8 @@ pub(crate) struct Answer {
     pub(crate) retry_after: Option<Duration>,
     /// The methods that a path takes, where it was asked with another.
     pub(crate) allow: Option<&'static str>,
+    /// Whether clients are told not to send the same request again (`x-should-retry`, which OpenAI's SDKs obey).
+    pub(crate) is_final: bool,
     pub(crate) content_type: &'static str,
     pub(crate) body: Bytes,
 }
@@ -23,6 +25,7 @@ impl Answer {
             status,
             retry_after: None,
             allow: None,
+            is_final: false,
             content_type: "text/plain; charset=utf-8",
             body,
         }
@@ -34,6 +37,7 @@ impl Answer {
             status,
             retry_after: None,
             allow: None,
+            is_final: false,
             content_type: "application/json",
             body,
         }
@@ -54,6 +58,11 @@ impl Answer {
 
     pub(crate) fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
+        self
+    }
+
+    pub(crate) fn final_word(mut self) -> Self {
+        self.is_final = true;
         self
     }
 

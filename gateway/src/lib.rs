@@ -14,11 +14,20 @@
 
 pub mod args;
 pub mod balance;
+pub mod budget;
 mod envelope;
-pub mod in_flight;
+pub mod forward;
+pub mod health;
+pub mod knowledge;
 pub mod metrics;
+mod pods;
+pub mod poison;
 pub mod proxy;
+mod record;
+mod retry_after;
 pub mod route;
 pub mod shutdown;
 pub mod topology;
+mod upstream;
+pub mod view;
 pub mod watch;

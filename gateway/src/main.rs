@@ -19,10 +19,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use zimage_gateway::args::{Args, LogFormat};
+use zimage_gateway::forward::Forward;
 use zimage_gateway::metrics::Metrics;
 use zimage_gateway::proxy::{Bounds, Proxy};
 use zimage_gateway::shutdown::{Drain, Presence};
-use zimage_gateway::watch::follow;
+use zimage_gateway::watch::{Cluster, follow};
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -34,7 +35,14 @@ fn main() -> Result<()> {
         max_body_bytes: args.max_body_bytes,
         max_buffered_bytes: args.max_buffered_bytes,
     };
-    let proxy = Proxy::new(known, presence.clone(), metrics.clone(), bounds);
+    let forward = Arc::new(Forward::new(known.clone(), metrics.clone()));
+    let proxy = Proxy::new(
+        Arc::clone(&forward),
+        known,
+        presence.clone(),
+        metrics.clone(),
+        bounds,
+    );
 
     // pingora makes runtimes of its own for its services; this one watches the cluster and shows the metrics.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,11 +53,13 @@ fn main() -> Result<()> {
         .block_on(TcpListener::bind(args.metrics_listen))
         .with_context(|| format!("failed to listen on {}", args.metrics_listen))?;
     runtime.spawn(show_metrics(listener, metrics.clone()));
-    let client = runtime
-        .block_on(kube::Client::try_default())
+    let cluster = runtime
+        .block_on(Cluster::connect())
+        .map_err(anyhow::Error::from_boxed)
         .context("failed to find a Kubernetes cluster")?;
+    runtime.spawn(async move { forward.tend().await });
     let (namespace, name) = (args.namespace.clone(), args.name.clone());
-    runtime.spawn(async move { follow(client, &namespace, &name, &metrics, learned).await });
+    runtime.spawn(async move { follow(cluster, &namespace, &name, &metrics, learned).await });
 
     let drain = Drain {
         presence,

@@ -1,5 +1,7 @@
 //! The gateway's figures, `zimage_gateway_*`.
 
+use crate::health::Failure;
+use crate::knowledge::Source;
 use crate::topology::Topology;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use zimage_crds::Tier;
 
@@ -27,6 +30,21 @@ struct PassedOn {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSource {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfField {
+    field: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WithReason {
+    reason: &'static str,
+}
+
 /// All figures. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -36,6 +54,15 @@ pub struct Metrics {
     pub(crate) in_flight: Gauge,
     weight: Family<OfTier, Gauge>,
     ready_endpoints: Family<OfTier, Gauge>,
+    pods_ejected: Family<OfTier, Gauge>,
+    ejections: Family<WithReason, Counter>,
+    retries: Counter,
+    retries_refused: Counter,
+    poison: Counter,
+    answers_cut: Family<OfTier, Counter>,
+    knowledge_age: Family<OfSource, Gauge<f64, AtomicU64>>,
+    knowledge_refused: Family<OfSource, Gauge>,
+    unreadable: Family<OfField, Counter>,
 }
 
 impl Default for Metrics {
@@ -48,6 +75,15 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             weight: Family::default(),
             ready_endpoints: Family::default(),
+            pods_ejected: Family::default(),
+            ejections: Family::default(),
+            retries: Counter::default(),
+            retries_refused: Counter::default(),
+            poison: Counter::default(),
+            answers_cut: Family::default(),
+            knowledge_age: Family::default(),
+            knowledge_refused: Family::default(),
+            unreadable: Family::default(),
         }
     }
 }
@@ -83,6 +119,52 @@ impl Metrics {
             "Pods that take requests",
             self.ready_endpoints.clone(),
         );
+        registry.register(
+            "pods_ejected",
+            "Ready pods that are out of rotation, at most half of a tier",
+            self.pods_ejected.clone(),
+        );
+        registry.register(
+            "ejections",
+            "Times that a pod left the rotation, by the reason",
+            self.ejections.clone(),
+        );
+        registry.register(
+            "retries",
+            "Requests that were sent again after a pod failed with them",
+            self.retries.clone(),
+        );
+        registry.register(
+            "retries_refused",
+            "Requests that were not, because the retry budget was used up",
+            self.retries_refused.clone(),
+        );
+        registry.register(
+            "poison",
+            "Requests that cost as many pods as one may, or were refused because they did before",
+            self.poison.clone(),
+        );
+        registry.register(
+            "answers_cut",
+            "Answers that broke off at the pod",
+            self.answers_cut.clone(),
+        );
+        registry.register_with_unit(
+            "knowledge_age",
+            "Time since the API server last let the gateway see what it follows",
+            Unit::Seconds,
+            self.knowledge_age.clone(),
+        );
+        registry.register(
+            "knowledge_refused",
+            "1 while the API server has refused the gateway (401, 403) for a minute and more",
+            self.knowledge_refused.clone(),
+        );
+        registry.register(
+            "unreadable_fields",
+            "Times that a field of the ZImageDeployment could not be read",
+            self.unreadable.clone(),
+        );
     }
 
     pub(crate) fn answered(&self, tier: Option<Tier>, code: u16, took: Duration) {
@@ -100,6 +182,50 @@ impl Metrics {
                 reason,
             })
             .inc();
+    }
+
+    pub(crate) fn ejected(&self, failure: Failure) {
+        let reason = failure.as_str();
+        self.ejections.get_or_create(&WithReason { reason }).inc();
+    }
+
+    pub(crate) fn out_of_rotation(&self, tier: Tier, pods: usize) {
+        let tier = tier.as_str();
+        let pods = i64::try_from(pods).unwrap_or(i64::MAX);
+        self.pods_ejected.get_or_create(&OfTier { tier }).set(pods);
+    }
+
+    pub(crate) fn retried(&self, was_allowed: bool) {
+        if was_allowed {
+            self.retries.inc();
+        } else {
+            self.retries_refused.inc();
+        }
+    }
+
+    pub(crate) fn poison(&self) {
+        self.poison.inc();
+    }
+
+    pub(crate) fn cut(&self, tier: Tier) {
+        let tier = tier.as_str();
+        self.answers_cut.get_or_create(&OfTier { tier }).inc();
+    }
+
+    pub(crate) fn knows(&self, source: Source, age: Duration, refused: bool) {
+        let labels = OfSource {
+            source: source.as_str(),
+        };
+        self.knowledge_age
+            .get_or_create(&labels)
+            .set(age.as_secs_f64());
+        self.knowledge_refused
+            .get_or_create(&labels)
+            .set(i64::from(refused));
+    }
+
+    pub(crate) fn unreadable(&self, field: &'static str) {
+        self.unreadable.get_or_create(&OfField { field }).inc();
     }
 
     pub(crate) fn learned(&self, topology: &Topology) {

@@ -1,27 +1,25 @@
 //! One request: its whole body, its attempts, its answer.
 
-mod attempt;
 mod body;
 mod downstream;
 
-use crate::balance::Balancer;
 use crate::envelope::Answer;
-use crate::in_flight::InFlight;
+use crate::forward::Forward;
 use crate::metrics::Metrics;
-use crate::route::{Candidate, Journey};
+use crate::record::Record;
 use crate::shutdown::Presence;
 use crate::topology::Topology;
 use crate::watch::Known;
 use async_trait::async_trait;
-use attempt::{Attempt, Outcome, Request};
 use body::Bodies;
+use bytes::Bytes;
 use http::{Method, StatusCode, Version};
+use http_body_util::BodyExt;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
-use pingora::connectors::http::Connector;
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zimage_crds::Tier;
 
@@ -50,21 +48,7 @@ pub struct Proxy {
     metrics: Metrics,
     request_timeout: Duration,
     bodies: Bodies,
-    connector: Connector,
-    balancer: Mutex<Balancer>,
-    in_flight: InFlight,
-    /// Requests that each tier was asked for.
-    turns: [AtomicUsize; 2],
-}
-
-/// What the access log says about a request.
-#[derive(Default)]
-struct Record {
-    request_id: String,
-    tier: Option<Tier>,
-    pod: Option<std::net::SocketAddr>,
-    attempts: u32,
-    status: u16,
+    forward: Arc<Forward>,
 }
 
 /// How the connection goes on.
@@ -77,17 +61,20 @@ enum End {
 
 impl Proxy {
     /// A proxy to the pods of `known`.
-    pub fn new(known: Known, presence: Presence, metrics: Metrics, bounds: Bounds) -> Self {
+    pub fn new(
+        forward: Arc<Forward>,
+        known: Known,
+        presence: Presence,
+        metrics: Metrics,
+        bounds: Bounds,
+    ) -> Self {
         Self {
+            forward,
             known,
             presence,
             metrics,
             request_timeout: bounds.request_timeout,
             bodies: Bodies::new(bounds.max_body_bytes, bounds.max_buffered_bytes),
-            connector: Connector::new(None),
-            balancer: Mutex::default(),
-            in_flight: InFlight::default(),
-            turns: Default::default(),
         }
     }
 
@@ -158,81 +145,47 @@ impl Proxy {
         }
     }
 
-    /// Asks pod after pod until one answers. `Err`: what to say when none did.
     async fn attempts(
         &self,
         session: &mut ServerSession,
         body: &body::Body,
         record: &mut Record,
     ) -> Result<End, Answer> {
-        let topology = self.topology().ok_or_else(unknown)?;
-        let not_found = |error: crate::topology::UnknownModel| {
-            Answer::error(StatusCode::NOT_FOUND, "model_not_found", &error.to_string())
+        let client = session.client_addr().and_then(|address| address.as_inet());
+        record.client = client.copied();
+        let head = session.req_header().as_owned_parts();
+        let answer = tokio::select! {
+            answer = self.forward.request(&head, body.bytes(), body.model(), record) => Some(answer?),
+            // The client sends nothing more: whatever happens there is its end. The pod learns of it by the reset.
+            _ = session.read_body_or_idle(true) => None,
         };
-        let tiers = topology.tiers_with(body.model()).map_err(not_found)?;
-        let first = match tiers.as_slice() {
-            [only] => *only,
-            _ => self
-                .balancer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next(topology.weights),
+        let Some(answer) = answer else {
+            record.status = 499;
+            return Ok(End::Broken);
         };
-        let request = Request::new(session, body.bytes(), &record.request_id);
-        let mut journey = Journey::new(tiers, first);
-        let mut full: Option<Duration> = None;
-        while let Some(candidate) = self.next(&journey) {
-            record.attempts += 1;
-            (record.tier, record.pod) = (Some(candidate.tier), Some(candidate.pod));
-            let _occupied = self.in_flight.occupy(candidate.pod);
-            let attempt = Attempt {
-                connector: &self.connector,
-                pod: candidate.pod,
-                request: &request,
-            };
-            match attempt.run(session, record).await {
-                Outcome::Done(end) => return Ok(end),
-                // The pod closed a connection that it had answered on. It may have done so while nothing was asked, which
-                // says nothing about the pod: it is asked again.
-                Outcome::Stale => {
-                    self.metrics.passed_on(candidate.tier, "stale");
-                    tracing::debug!(pod = %candidate.pod, request_id = record.request_id, "asked again");
-                }
-                Outcome::PassedOn {
-                    reason,
-                    retry_after,
-                } => {
-                    self.metrics.passed_on(candidate.tier, reason);
-                    tracing::info!(pod = %candidate.pod, tier = %candidate.tier, reason, request_id = record.request_id, "passed on");
-                    journey.passed_on_by(candidate.pod);
-                    full = full.max(retry_after);
-                }
+        Ok(match relay(answer, session).await {
+            Ok(()) => End::Answered,
+            Err(error) => {
+                tracing::debug!(%error, "the answer broke off");
+                End::Broken
             }
-        }
-        (record.tier, record.pod) = (None, None);
-        Err(match full {
-            Some(time) => Answer::error(
-                StatusCode::TOO_MANY_REQUESTS,
-                "queue_full",
-                "every pod's queue is full",
-            )
-            .retry_after(time),
-            None => Answer::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "no pod could take the request",
-            )
-            .retry_after(SOON),
         })
     }
+}
 
-    /// Pods come and go during a request: each attempt looks anew.
-    fn next(&self, journey: &Journey) -> Option<Candidate> {
-        let turn = |tier| self.turns[usize::from(tier == Tier::Fallback)].load(Ordering::Relaxed);
-        let candidate = journey.next(&*self.topology()?, |pod| self.in_flight.at(pod), turn)?;
-        self.turns[usize::from(candidate.tier == Tier::Fallback)].fetch_add(1, Ordering::Relaxed);
-        Some(candidate)
+async fn relay(
+    answer: http::Response<http_body_util::combinators::BoxBody<Bytes, tower::BoxError>>,
+    session: &mut ServerSession,
+) -> Result<(), tower::BoxError> {
+    let (head, mut body) = answer.into_parts();
+    let head = ResponseHeader::from(head);
+    session.write_response_header(Box::new(head)).await?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            session.write_response_body(data, false).await?;
+        }
     }
+    Ok(session.write_response_body(Bytes::new(), true).await?)
 }
 
 fn unknown() -> Answer {

@@ -1,13 +1,27 @@
 //! What the gateway knows of its deployment. Pure.
 
+use crate::view::View;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use zimage_crds::{Tier, Variant, Weights, ZImageDeployment};
+use zimage_crds::{Tier, Weights};
 
 /// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Ready pods: each one's address and its UID, which tells it from an earlier pod at the same address. Empty where the
+/// slice does not tell it.
+pub type Pods = BTreeMap<SocketAddr, String>;
+
+/// One tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TierTopology {
+    /// Name by which a request can pin the tier.
+    pub model: Option<String>,
+    /// Its ready pods.
+    pub pods: Pods,
+}
 
 /// Weights, models and ready pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,14 +30,10 @@ pub struct Topology {
     pub name: String,
     /// The weights in force.
     pub weights: Weights,
-    /// The primary tier's model.
-    pub primary: Variant,
-    /// The fallback tier's model, if there is such a tier.
-    pub fallback: Option<Variant>,
-    /// Ready pods of the primary tier.
-    pub primary_pods: BTreeSet<SocketAddr>,
-    /// Ready pods of the fallback tier.
-    pub fallback_pods: BTreeSet<SocketAddr>,
+    /// The primary tier.
+    pub primary: TierTopology,
+    /// The fallback tier, if there is one.
+    pub fallback: Option<TierTopology>,
 }
 
 /// The model that a request names is not here.
@@ -34,56 +44,62 @@ pub struct UnknownModel {
     known: String,
 }
 
+/// Characters of a name that are quoted back.
+const MOST_QUOTED: usize = 100;
+
 impl Topology {
-    /// Out of the object and its tiers' slices.
-    pub fn new(deployment: &ZImageDeployment, slices: &[EndpointSlice]) -> Self {
-        let spec = &deployment.spec;
-        let status = deployment
-            .status
-            .as_ref()
-            .and_then(|status| status.traffic.as_ref());
-        let name = deployment.name_any();
-        let pods = |tier: Tier| ready_pods(slices, &format!("{name}-{tier}"));
+    /// Out of a deployment's name, its object and its tiers' slices. Weights that cannot be read are those of `before`.
+    pub fn new(name: &str, view: &View, slices: &[EndpointSlice], before: Option<&Self>) -> Self {
+        let tier = |tier: Tier, model: &Option<String>| TierTopology {
+            model: model.clone(),
+            pods: ready_pods(slices, &format!("{name}-{tier}")),
+        };
         Self {
-            weights: match (&spec.fallback, status) {
-                (None, _) => Weights {
-                    primary: 100,
-                    fallback: 0,
-                },
-                (Some(_), Some(traffic)) => traffic.weights,
-                (Some(_), None) => spec.traffic.weights,
-            },
-            primary: spec.primary.model.variant,
-            fallback: spec.fallback.as_ref().map(|tier| tier.model.variant),
-            primary_pods: pods(Tier::Primary),
-            fallback_pods: pods(Tier::Fallback),
-            name,
+            name: name.to_owned(),
+            weights: view.weights_or(before.map(|before| before.weights)),
+            primary: tier(Tier::Primary, &view.primary_model),
+            fallback: view
+                .fallback_model
+                .as_ref()
+                .map(|model| tier(Tier::Fallback, model)),
+        }
+    }
+
+    /// A tier, if there is one.
+    pub const fn tier(&self, tier: Tier) -> Option<&TierTopology> {
+        match tier {
+            Tier::Primary => Some(&self.primary),
+            Tier::Fallback => self.fallback.as_ref(),
         }
     }
 
     /// Ready pods of a tier.
-    pub const fn pods(&self, tier: Tier) -> &BTreeSet<SocketAddr> {
-        match tier {
-            Tier::Primary => &self.primary_pods,
-            Tier::Fallback => &self.fallback_pods,
-        }
+    pub fn pods(&self, tier: Tier) -> impl ExactSizeIterator<Item = SocketAddr> + '_ {
+        static NONE: Pods = Pods::new();
+        self.tier(tier)
+            .map_or(&NONE, |tier| &tier.pods)
+            .keys()
+            .copied()
     }
 
-    const fn variant(&self, tier: Tier) -> Option<Variant> {
-        match tier {
-            Tier::Primary => Some(self.primary),
-            Tier::Fallback => self.fallback,
-        }
+    /// Every ready pod and its UID.
+    pub fn all_pods(&self) -> impl Iterator<Item = (SocketAddr, &str)> + '_ {
+        Tier::ALL
+            .into_iter()
+            .filter_map(|tier| self.tier(tier))
+            .flat_map(|tier| &tier.pods)
+            .map(|(pod, uid)| (*pod, uid.as_str()))
     }
 
     /// Names by which requests may ask for a model.
     pub fn models(&self) -> Vec<&str> {
         let mut names = vec![self.name.as_str()];
         for tier in Tier::ALL {
-            if let Some(variant) = self.variant(tier)
-                && !names.contains(&variant.model_name())
+            let model = self.tier(tier).and_then(|tier| tier.model.as_deref());
+            if let Some(model) = model
+                && !names.contains(&model)
             {
-                names.push(variant.model_name());
+                names.push(model);
             }
         }
         names
@@ -95,14 +111,18 @@ impl Topology {
     /// When no tier has it.
     pub fn tiers_with(&self, model: Option<&str>) -> Result<Vec<Tier>, UnknownModel> {
         let has = |tier: &Tier| {
-            let Some(variant) = self.variant(*tier) else {
+            let Some(topology) = self.tier(*tier) else {
                 return false;
             };
-            model.is_none_or(|model| model == self.name || model == variant.model_name())
+            model.is_none_or(|model| model == self.name || topology.model.as_deref() == Some(model))
         };
         let tiers: Vec<Tier> = Tier::ALL.into_iter().filter(has).collect();
         if tiers.is_empty() {
-            let asked = model.unwrap_or_default().to_owned();
+            let asked = model
+                .unwrap_or_default()
+                .chars()
+                .take(MOST_QUOTED)
+                .collect();
             return Err(UnknownModel {
                 asked,
                 known: self.models().join(", "),
@@ -112,14 +132,14 @@ impl Topology {
     }
 }
 
-fn ready_pods(slices: &[EndpointSlice], service: &str) -> BTreeSet<SocketAddr> {
+fn ready_pods(slices: &[EndpointSlice], service: &str) -> Pods {
     let of_service = |slice: &&EndpointSlice| {
         slice
             .labels()
             .get(SERVICE_NAME)
             .is_some_and(|name| name == service)
     };
-    let mut pods = BTreeSet::new();
+    let mut pods = Pods::new();
     for slice in slices.iter().filter(of_service) {
         let port = slice
             .ports
@@ -139,7 +159,12 @@ fn ready_pods(slices: &[EndpointSlice], service: &str) -> BTreeSet<SocketAddr> {
                     .addresses
                     .iter()
                     .filter_map(|address| address.parse::<IpAddr>().ok());
-                pods.extend(addresses.map(|address| SocketAddr::new(address, port)));
+                let uid = endpoint
+                    .target_ref
+                    .as_ref()
+                    .and_then(|pod| pod.uid.clone())
+                    .unwrap_or_default();
+                pods.extend(addresses.map(|it| (SocketAddr::new(it, port), uid.clone())));
             }
         }
     }
@@ -151,17 +176,13 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn deployment(status: Value) -> ZImageDeployment {
-        let tier = |variant: &str| {
-            let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
-            json!({"model": {"variant": variant, "source": source}})
-        };
-        serde_json::from_value(json!({
-            "apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageDeployment", "metadata": {"name": "fox"},
-            "spec": {"primary": tier("Turbo"), "fallback": tier("Base")},
-            "status": status,
-        }))
-        .unwrap()
+    fn view() -> View {
+        let tier = |variant: &str| json!({"model": {"variant": variant}});
+        View::of(&json!({"spec": {"primary": tier("Turbo"), "fallback": tier("Base")}}))
+    }
+
+    fn topology(slices: &[EndpointSlice]) -> Topology {
+        Topology::new("fox", &view(), slices, None)
     }
 
     fn slice(service: &str, endpoints: Value) -> EndpointSlice {
@@ -175,84 +196,61 @@ mod tests {
     }
 
     #[test]
-    fn the_weights_are_the_statuss_and_without_one_the_specs() {
-        let before = Topology::new(&deployment(json!({})), &[]);
-        assert_eq!(
-            before.weights,
-            Weights {
-                primary: 90,
-                fallback: 10
-            }
-        );
-        let traffic = json!({"weights": {"primary": 0, "fallback": 100}, "split": "0/100", "state": "Shifted",
-            "reason": "Saturated", "since": "2026-01-01T00:00:00Z"});
-        let after = Topology::new(&deployment(json!({"traffic": traffic})), &[]);
-        assert_eq!(
-            after.weights,
-            Weights {
-                primary: 0,
-                fallback: 100
-            }
-        );
-    }
-
-    #[test]
     fn without_a_fallback_everything_goes_to_the_primary() {
-        let mut alone = deployment(json!({}));
-        alone.spec.fallback = None;
-        let topology = Topology::new(&alone, &[]);
-        assert_eq!(
-            topology.weights,
-            Weights {
-                primary: 100,
-                fallback: 0
-            }
-        );
+        let alone = View {
+            fallback_model: None,
+            ..view()
+        };
+        let topology = Topology::new("fox", &alone, &[], None);
         assert_eq!(topology.tiers_with(None), Ok(vec![Tier::Primary]));
     }
 
-    /// A gateway outlives upgrades of the API: what it does not know must not stop it.
     #[test]
-    fn fields_of_a_later_version_are_passed_over() {
-        let mut object = serde_json::to_value(deployment(json!({}))).unwrap();
-        for place in [
-            "/spec",
-            "/spec/primary",
-            "/spec/traffic",
-            "/spec/traffic/shift",
-            "/spec/gateway",
-        ] {
-            object.pointer_mut(place).unwrap()["later"] = json!({"a": 1});
-        }
-        assert!(serde_json::from_value::<ZImageDeployment>(object).is_ok());
+    fn weights_that_cannot_be_read_are_those_from_before() {
+        let weights = Weights {
+            primary: 1,
+            fallback: 2,
+        };
+        let before = Topology {
+            weights,
+            ..topology(&[])
+        };
+        let unreadable = View {
+            weights: None,
+            ..view()
+        };
+        let topology = Topology::new("fox", &unreadable, &[], Some(&before));
+        assert_eq!(topology.weights, weights);
     }
 
     #[test]
     fn pods_count_while_they_are_ready() {
         let endpoints = json!([
-            {"addresses": ["10.0.0.1"], "conditions": {"ready": true}},
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "uid": "u-1"}},
             {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
             {"addresses": ["10.0.0.3"]},
         ]);
-        let topology = Topology::new(
-            &deployment(json!({})),
-            &[
-                slice("fox-primary", endpoints),
-                slice("fox", json!([{"addresses": ["10.0.0.9"]}])),
-            ],
-        );
+        let topology = topology(&[
+            slice("fox-primary", endpoints),
+            slice("fox", json!([{"addresses": ["10.0.0.9"]}])),
+        ]);
         let pods: Vec<_> = topology
-            .primary_pods
-            .iter()
-            .map(ToString::to_string)
+            .all_pods()
+            .map(|(pod, uid)| (pod.to_string(), uid))
             .collect();
-        assert_eq!(pods, ["10.0.0.1:8000", "10.0.0.3:8000"]);
-        assert!(topology.fallback_pods.is_empty());
+        assert_eq!(
+            pods,
+            [
+                ("10.0.0.1:8000".to_owned(), "u-1"),
+                ("10.0.0.3:8000".to_owned(), "")
+            ]
+        );
+        assert_eq!(topology.pods(Tier::Fallback).len(), 0);
     }
 
     #[test]
-    fn a_variants_name_pins_the_tier_and_the_deployments_name_does_not() {
-        let topology = Topology::new(&deployment(json!({})), &[]);
+    fn a_models_name_pins_the_tier_and_the_deployments_name_does_not() {
+        let topology = topology(&[]);
         assert_eq!(
             topology.tiers_with(Some("fox")),
             Ok(vec![Tier::Primary, Tier::Fallback])
@@ -270,5 +268,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("fox, z-image-turbo, z-image"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_name_is_quoted_in_part() {
+        let name = "\u{7f}".repeat(1 << 20);
+        let error = topology(&[]).tiers_with(Some(&name)).unwrap_err();
+        assert!(error.to_string().len() < 1000);
     }
 }

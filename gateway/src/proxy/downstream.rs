@@ -56,6 +56,9 @@ async fn send(
     if let Some(time) = answer.retry_after {
         head.insert_header(header::RETRY_AFTER, time.as_secs().max(1))?;
     }
+    if answer.is_final {
+        head.insert_header("x-should-retry", "false")?;
+    }
     let has_body = session.req_header().method != Method::HEAD;
     session.write_response_header(Box::new(head)).await?;
     if has_body {

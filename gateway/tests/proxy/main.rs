@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
 mod access_log;
+mod blast_radius;
+mod dead_pods;
+mod liars;
 mod pods;
+mod raw;
 mod stage;
 
 use axum::Router;
@@ -88,18 +92,14 @@ async fn a_pod_that_cannot_take_a_request_passes_it_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_cut_on_a_used_connection_is_sent_again_and_counted() {
+async fn a_request_that_is_cut_on_a_used_connection_is_asked_elsewhere_and_counted() {
     let gateway = gateway(&[dying_later("primary").await], &[pod("fallback").await]).await;
     let answer = gateway.post("{}").await;
     assert_eq!(answer.body["pod"], json!("primary"));
     let answer = gateway.post("{}").await;
     assert_eq!(answer.body["pod"], json!("fallback"));
-    let figures = gateway.figures();
-    for reason in ["stale", "connect"] {
-        let labels = format!("tier=\"primary\",reason=\"{reason}\"");
-        let line = format!("zimage_gateway_passed_on_total{{{labels}}} 1");
-        assert!(figures.contains(&line), "{figures}");
-    }
+    let line = "zimage_gateway_passed_on_total{tier=\"primary\",reason=\"reset\"}";
+    assert_eq!(gateway.figure(line), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +136,13 @@ async fn full_queues_everywhere_say_when_to_come_again() {
         (answer.status, answer.code()),
         (StatusCode::TOO_MANY_REQUESTS, &json!("queue_full"))
     );
-    assert_eq!(answer.headers["retry-after"], "7");
+    // The shorter of the two, and a moment more.
+    let wait: u64 = answer.headers["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((3..=4).contains(&wait), "{wait}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

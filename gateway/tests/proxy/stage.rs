@@ -8,17 +8,17 @@ use pingora::services::listening::Service;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use zimage_crds::{Variant, Weights};
+use zimage_crds::Weights;
+use zimage_gateway::forward::Forward;
 use zimage_gateway::metrics::Metrics;
 use zimage_gateway::proxy::{Bounds, Proxy};
 use zimage_gateway::shutdown::Presence;
-use zimage_gateway::topology::Topology;
+use zimage_gateway::topology::{TierTopology, Topology};
 
 pub(crate) const BOUNDS: Bounds = Bounds {
     request_timeout: Duration::from_secs(20),
@@ -47,7 +47,15 @@ impl Gateway {
     pub(crate) async fn start(topology: Topology, bounds: Bounds) -> Self {
         let (learned, known) = watch::channel(Some(Arc::new(topology)));
         let metrics = Metrics::default();
-        let proxy = Proxy::new(known, Presence::default(), metrics.clone(), bounds);
+        let forward = Arc::new(Forward::new(known.clone(), metrics.clone()));
+        let proxy = Proxy::new(
+            Arc::clone(&forward),
+            known,
+            Presence::default(),
+            metrics.clone(),
+            bounds,
+        );
+        tokio::spawn(async move { forward.tend().await });
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -91,6 +99,27 @@ impl Gateway {
         text
     }
 
+    /// The sum of what `/metrics` shows under a name, with or without its labels.
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        let figures = self.figures();
+        let lines = figures.lines().filter_map(|line| line.strip_prefix(name));
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// The lines of `/metrics` under a name.
+    pub(crate) fn figures_of(&self, name: &str) -> Vec<String> {
+        let figures = self.figures();
+        let mut lines: Vec<_> = figures
+            .lines()
+            .filter(|line| line.starts_with(name))
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -128,6 +157,13 @@ impl Answer {
     }
 }
 
+fn tier(model: &str, pods: &[SocketAddr]) -> TierTopology {
+    TierTopology {
+        model: Some(model.to_owned()),
+        pods: pods.iter().map(|pod| (*pod, String::new())).collect(),
+    }
+}
+
 pub(crate) fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topology {
     Topology {
         name: "fox".to_owned(),
@@ -135,10 +171,8 @@ pub(crate) fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topol
             primary: 90,
             fallback: 10,
         },
-        primary: Variant::Turbo,
-        fallback: Some(Variant::Base),
-        primary_pods: BTreeSet::from_iter(primary.iter().copied()),
-        fallback_pods: BTreeSet::from_iter(fallback.iter().copied()),
+        primary: tier("z-image-turbo", primary),
+        fallback: Some(tier("z-image", fallback)),
     }
 }
 

@@ -1,0 +1,258 @@
+//! What this gateway has in hand at each pod: requests, health, idle connections.
+
+use crate::health::{Failure, Health, Standing};
+use crate::metrics::Metrics;
+use crate::route::{Contestant, out_of_rotation};
+use crate::topology::Topology;
+use crate::upstream::Idle;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use zimage_crds::Tier;
+
+/// A pod with requests that says nothing for this long is asked for a sign of life.
+const QUIET: Duration = Duration::from_secs(1);
+/// Signs of life in a row that did not come: then the pod is silent.
+const MISSES: u32 = 2;
+
+/// One pod. A pod that comes back, or another one at the same address, is another `Pod`.
+pub(crate) struct Pod {
+    pub(crate) address: SocketAddr,
+    uid: String,
+    metrics: Metrics,
+    state: Mutex<State>,
+    pub(crate) idle: Idle,
+    /// Changes each time that the pod is found to be silent.
+    silences: watch::Sender<()>,
+}
+
+struct State {
+    health: Health,
+    in_flight: usize,
+    /// Requests of these that have no answer yet.
+    waiting: usize,
+    sign_of_life: Instant,
+    misses: u32,
+    is_probed: bool,
+}
+
+impl Pod {
+    fn new(address: SocketAddr, uid: &str, metrics: &Metrics) -> Self {
+        Self {
+            address,
+            uid: uid.to_owned(),
+            metrics: metrics.clone(),
+            state: Mutex::new(State {
+                health: Health::default(),
+                in_flight: 0,
+                waiting: 0,
+                sign_of_life: Instant::now(),
+                misses: 0,
+                is_probed: false,
+            }),
+            idle: Idle::default(),
+            silences: watch::Sender::new(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn contestant(&self, tier: Tier) -> Contestant {
+        let state = self.lock();
+        Contestant {
+            tier,
+            pod: self.address,
+            standing: state.health.standing(),
+            full_for: state.health.full_for(Instant::now().into_std()),
+            load: state.in_flight,
+        }
+    }
+
+    /// Counts a request that is sent to the pod.
+    pub(crate) fn ask(self: &Arc<Self>) -> Asked {
+        let mut state = self.lock();
+        state.health.asked();
+        state.in_flight += 1;
+        if state.waiting == 0 {
+            state.sign_of_life = Instant::now();
+            state.misses = 0;
+        }
+        state.waiting += 1;
+        drop(state);
+        Asked {
+            pod: Arc::clone(self),
+            is_waiting: true,
+        }
+    }
+
+    pub(crate) fn failed(&self, failure: Failure) {
+        let out = self
+            .lock()
+            .health
+            .failed(failure, Instant::now().into_std());
+        self.tell(failure, out);
+    }
+
+    fn tell(&self, failure: Failure, out: Option<Duration>) {
+        let Some(time) = out else { return };
+        self.idle.clear();
+        self.metrics.ejected(failure);
+        tracing::warn!(
+            pod = %self.address,
+            reason = failure.as_str(),
+            seconds = time.as_secs(),
+            "the pod is out of rotation"
+        );
+    }
+
+    /// Resolves when the pod is found to be silent.
+    pub(crate) fn silences(&self) -> watch::Receiver<()> {
+        self.silences.subscribe()
+    }
+
+    /// Whether the pod must be probed now; then [`Self::probed`] must follow.
+    pub(crate) fn begin_probe(&self) -> bool {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let is_quiet = state.waiting > 0 && now - state.sign_of_life >= QUIET;
+        let is_due = !state.is_probed && (is_quiet || state.health.wants_probe(now.into_std()));
+        state.is_probed |= is_due;
+        is_due
+    }
+
+    /// What a probe found.
+    pub(crate) fn probed(&self, answers: bool) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.is_probed = false;
+        let mut out = state.health.probed(answers, now.into_std());
+        let mut failure = Failure::Connect;
+        if answers {
+            state.misses = 0;
+            state.sign_of_life = now;
+        } else if state.waiting > 0 {
+            state.misses += 1;
+            if state.misses >= MISSES {
+                state.misses = 0;
+                failure = Failure::Silent;
+                out = state.health.failed(failure, now.into_std()).or(out);
+                self.silences.send_replace(());
+            }
+        }
+        drop(state);
+        self.tell(failure, out);
+    }
+}
+
+/// One request at a pod, until it is dropped.
+pub(crate) struct Asked {
+    pub(crate) pod: Arc<Pod>,
+    is_waiting: bool,
+}
+
+impl Asked {
+    fn ends_waiting(&mut self, state: &mut State) {
+        if self.is_waiting {
+            self.is_waiting = false;
+            state.waiting -= 1;
+        }
+        state.sign_of_life = Instant::now();
+        state.misses = 0;
+    }
+
+    /// The pod answered.
+    pub(crate) fn answered(&mut self) {
+        let pod = Arc::clone(&self.pod);
+        let mut state = pod.lock();
+        self.ends_waiting(&mut state);
+        state.health.answered();
+    }
+
+    /// The pod answered that it has no room for `time`.
+    pub(crate) fn is_full(&mut self, time: Duration) {
+        let pod = Arc::clone(&self.pod);
+        let mut state = pod.lock();
+        self.ends_waiting(&mut state);
+        state.health.answered();
+        state.health.is_full(time, Instant::now().into_std());
+    }
+
+    /// The pod failed.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        let pod = Arc::clone(&self.pod);
+        self.ends_waiting(&mut pod.lock());
+        pod.failed(failure);
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut state = self.pod.lock();
+        state.in_flight -= 1;
+        if self.is_waiting {
+            state.waiting -= 1;
+            state.health.left();
+        }
+    }
+}
+
+/// All pods of the topology.
+pub(crate) struct Pods {
+    metrics: Metrics,
+    known: Mutex<KnownPods>,
+}
+
+#[derive(Default)]
+struct KnownPods {
+    of: Option<Arc<Topology>>,
+    pods: HashMap<SocketAddr, Arc<Pod>>,
+}
+
+impl Pods {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self {
+            metrics,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The pods of a topology. Those that are new to it have no history; those that left it are forgotten with theirs.
+    pub(crate) fn of(&self, topology: &Arc<Topology>) -> HashMap<SocketAddr, Arc<Pod>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let KnownPods { of: seen, pods } = &mut *known;
+        if !seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, topology))
+        {
+            let mut before = std::mem::take(pods);
+            for (address, uid) in topology.all_pods() {
+                let pod = before
+                    .remove(&address)
+                    .filter(|pod| pod.uid == uid)
+                    .unwrap_or_else(|| Arc::new(Pod::new(address, uid, &self.metrics)));
+                pods.insert(address, pod);
+            }
+            *seen = Some(Arc::clone(topology));
+        }
+        pods.clone()
+    }
+
+    /// Shows how many pods of each tier are out of rotation.
+    pub(crate) fn show(&self, topology: &Arc<Topology>) {
+        let pods = self.of(topology);
+        for tier in Tier::ALL {
+            let out = topology
+                .pods(tier)
+                .filter_map(|address| pods.get(&address))
+                .filter(|pod| pod.contestant(tier).standing == Standing::Out)
+                .count();
+            let out = out_of_rotation(topology.pods(tier).len(), out);
+            self.metrics.out_of_rotation(tier, out);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How many pods one request reaches, and what its body costs.
+
+use crate::raw::{Does, Raw, addresses, posts, status};
+use crate::stage::gateway;
+use axum::http::StatusCode;
+use serde_json::json;
+
+const POISON: &str = "zimage_gateway_poison_total";
+
+async fn pods(does: Does) -> (Vec<Raw>, Vec<Raw>) {
+    (
+        Raw::several(4, does.clone()).await,
+        Raw::several(2, does).await,
+    )
+}
+
+fn counts(pods: &[&[Raw]]) -> Vec<usize> {
+    pods.concat().iter().map(Raw::posts).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_kills_its_pod_reaches_two_pods() {
+    let (primary, fallback) = pods(Does::Die).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    let answer = gateway.post(r#"{"prompt": "poison"}"#).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::BAD_GATEWAY, &json!("request_lost"))
+    );
+    let counts = counts(&[&primary, &fallback]);
+    assert_eq!(counts.iter().sum::<usize>(), 2, "{counts:?}");
+    assert!(counts.iter().all(|posts| *posts <= 1), "{counts:?}");
+    assert_eq!(gateway.figure(POISON), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_cost_two_pods_is_refused_when_its_client_sends_it_again() {
+    let (primary, fallback) = pods(Does::Die).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    gateway.post(r#"{"prompt": "poison"}"#).await;
+    for pod in primary.iter().chain(&fallback) {
+        pod.now(Does::Answer);
+    }
+    let before = posts(&primary) + posts(&fallback);
+    for _ in 0..5 {
+        let again = gateway.post(r#"{"prompt": "poison"}"#).await;
+        assert_eq!(
+            (again.status, again.code()),
+            (StatusCode::INTERNAL_SERVER_ERROR, &json!("request_refused"))
+        );
+        assert_eq!(again.headers["x-should-retry"], "false");
+    }
+    assert_eq!(posts(&primary) + posts(&fallback), before);
+    assert_eq!(gateway.figure(POISON), 6.0);
+    let other = gateway.post(r#"{"prompt": "a fox"}"#).await;
+    assert_eq!(other.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_used_connections_it_reaches_two_pods_as_well() {
+    let (primary, fallback) = pods(Does::Answer).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    for _ in 0..20 {
+        assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
+    }
+    for pod in primary.iter().chain(&fallback) {
+        pod.now(Does::Die);
+    }
+    let before = counts(&[&primary, &fallback]);
+    gateway.post(r#"{"prompt": "poison"}"#).await;
+    let after = counts(&[&primary, &fallback]);
+    let reached: Vec<_> = after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect();
+    assert_eq!(reached.iter().sum::<usize>(), 2, "{reached:?}");
+    assert!(reached.iter().all(|posts| *posts <= 1), "{reached:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_503_after_the_work_reaches_two_pods() {
+    let fault =
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\nno";
+    let (primary, fallback) = pods(Does::SayAndStay(fault.to_vec())).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(posts(&primary) + posts(&fallback) <= 3);
+    let bodies = primary.iter().chain(&fallback).map(Raw::body_bytes);
+    assert_eq!(bodies.sum::<usize>(), 4, "two bodies of two bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_full_is_asked_on_the_head_alone_and_three_are_the_most() {
+    let full =
+        Does::SayAtOnce(b"HTTP/1.1 429 No\r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let (primary, fallback) = pods(full).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    let answer = gateway.post(vec![b'x'; 150 << 10]).await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(posts(&primary) + posts(&fallback), 3);
+    let bodies = primary.iter().chain(&fallback).map(Raw::body_bytes);
+    assert_eq!(bodies.sum::<usize>(), 0);
+    // A small body goes out with the head, but only to the first one.
+    let answer = gateway.post("{}").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    let bodies = primary.iter().chain(&fallback).map(Raw::body_bytes);
+    assert!(bodies.sum::<usize>() <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_pod_is_not_asked_before_its_time() {
+    let full = Raw::start(Does::SayAndStay(
+        b"HTTP/1.1 429 No\r\nretry-after: 50\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ))
+    .await;
+    let well = Raw::start(Does::Answer).await;
+    let gateway = gateway(&[full.address], &[well.address]).await;
+    for _ in 0..20 {
+        assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
+    }
+    assert_eq!(full.posts(), 1);
+    well.now(Does::SayAndStay(
+        b"HTTP/1.1 429 No\r\nretry-after: 999999999999\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ));
+    let before = well.posts();
+    for _ in 0..20 {
+        let answer = gateway.post("{}").await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (StatusCode::TOO_MANY_REQUESTS, &json!("queue_full"))
+        );
+        let wait: u64 = answer.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+    }
+    assert_eq!((full.posts(), well.posts()), (1, before + 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_502_passes_a_request_on_once_more() {
+    let (primary, fallback) = pods(Does::SayAndStay(status("502 Bad Gateway"))).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    assert_eq!(
+        gateway.post("{}").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    let bodies = primary.iter().chain(&fallback).map(Raw::body_bytes);
+    assert_eq!(bodies.sum::<usize>(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_send_the_same_request_are_not_refused_when_their_pods_die() {
+    let primary = Raw::several(2, Does::Answer).await;
+    let fallback = Raw::start(Does::Answer).await;
+    let gateway = gateway(&addresses(&primary), &[fallback.address]).await;
+    assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
+    for pod in &primary {
+        pod.now(Does::Die);
+    }
+    for _ in 0..6 {
+        gateway.post("{}").await;
+    }
+    assert_eq!(
+        gateway.post("{}").await.body["port"],
+        fallback.address.port()
+    );
+}
