@@ -15,6 +15,7 @@ pub mod kernels;
 mod launch;
 pub mod libraries;
 pub mod matmul;
+mod matrix;
 mod memory;
 pub mod ops;
 mod text_encoder;
@@ -27,6 +28,7 @@ pub use compute::Compute;
 pub use error::{GpuError, LoadError};
 pub use executor::{CudaExecutor, CudaOptions, eager_forwards};
 pub use gpu::{Gpu, GpuOptions, Properties};
+pub use matrix::{Format, Matrix};
 pub use memory::{Layout, Memory, Region};
 pub use vae::decoded_in_strips;
 

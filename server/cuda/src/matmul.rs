@@ -1,4 +1,4 @@
-//! Matrix products through cuBLASLt: bfloat16, added up in float32.
+//! Matrix products through cuBLASLt: bfloat16, or e4m3 with a scale for each row, added up in float32.
 
 mod chosen;
 mod description;
@@ -7,6 +7,7 @@ mod search;
 
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions};
+use crate::matrix::{Format, Matrix};
 use crate::memory::{Memory, Region};
 use crate::ops::{BF16, F32};
 use chosen::Chosen;
@@ -57,19 +58,47 @@ impl Product {
     }
 }
 
+/// What comes to a product beside its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Form {
+    Plain,
+    Bias,
+    /// Operands in e4m3, with a scale for each row of either.
+    Scaled,
+}
+
+/// What a product has beside its factors.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Bias(Region),
+    /// Addresses of the scales of x and of the weight.
+    Scales(u64, u64),
+}
+
+impl Beside {
+    const fn form(self) -> Form {
+        match self {
+            Self::Nothing => Form::Plain,
+            Self::Bias(_) => Form::Bias,
+            Self::Scales(..) => Form::Scaled,
+        }
+    }
+}
+
 /// What a product is computed of.
 struct Operands {
     handle: sys::cublasLtHandle_t,
     y: Region,
     x: Region,
     weight: Region,
-    bias: Option<Region>,
+    beside: Beside,
     workspace: Region,
 }
 
 /// cuBLASLt, with an algorithm for each product that was computed.
 pub struct Matmuls {
-    plans: RefCell<HashMap<(Product, bool), Plan>>,
+    plans: RefCell<HashMap<(Product, Form), Plan>>,
     chosen: RefCell<Chosen>,
     tune: Cell<bool>,
     workspace: Memory,
@@ -141,16 +170,58 @@ impl Matmuls {
             y,
             x,
             weight,
-            bias,
+            beside: bias.map_or(Beside::Nothing, Beside::Bias),
             workspace: self.workspace.region(),
         };
-        let key = (product, bias.is_some());
+        self.planned(gpu, product, &operands)
+    }
+
+    /// `y = x * weight^T` in bfloat16, of operands in e4m3. The library knows it on compute capability 9.0 alone.
+    ///
+    /// # Errors
+    /// When sizes or formats do not fit together, the library has no algorithm, or the driver reports a fault.
+    pub fn run_scaled(
+        &self,
+        gpu: &Gpu,
+        y: Matrix,
+        x: Matrix,
+        weight: Matrix,
+    ) -> Result<(), GpuError> {
+        let product = Product {
+            m: x.rows(),
+            n: weight.rows(),
+            k: x.columns(),
+            output: Output::Bf16,
+        };
+        let formats = [x.format(), weight.format(), y.format()];
+        if formats != [Format::E4m3, Format::E4m3, Format::Bf16]
+            || weight.columns() != product.k
+            || (y.rows(), y.columns()) != (product.m, product.n)
+        {
+            return Err(GpuError::Bounds(format!(
+                "{product:?} is not one of {formats:?} matrices of these sizes"
+            )));
+        }
+        let operands = Operands {
+            handle: self.handle.0,
+            y: y.region(),
+            x: x.region(),
+            weight: weight.region(),
+            beside: Beside::Scales(x.scales(), weight.scales()),
+            workspace: self.workspace.region(),
+        };
+        self.planned(gpu, product, &operands)
+    }
+
+    /// Computes a product by its plan, which is made first if need be.
+    fn planned(&self, gpu: &Gpu, product: Product, operands: &Operands) -> Result<(), GpuError> {
+        let key = (product, operands.beside.form());
         let mut plans = self.plans.borrow_mut();
         if let Some(plan) = plans.get(&key) {
-            return plan.run(gpu, &operands);
+            return plan.run(gpu, operands);
         }
         let mut chosen = self.chosen.borrow_mut();
-        let plan = Plan::new(gpu, product, &operands, &mut chosen, self.tune.get())?;
-        plans.entry(key).or_insert(plan).run(gpu, &operands)
+        let plan = Plan::new(gpu, product, operands, &mut chosen, self.tune.get())?;
+        plans.entry(key).or_insert(plan).run(gpu, operands)
     }
 }

@@ -10,6 +10,7 @@ pub mod hopper;
 pub mod image;
 pub mod norm;
 pub mod png;
+pub mod quantise;
 pub mod rope;
 pub mod sampler;
 pub mod storage;

@@ -4,10 +4,10 @@ use crate::oracle::{random, upload_bf16, upload_f32};
 use zimage_cuda::dnn::Attention;
 use zimage_cuda::matmul::{Output, Product};
 use zimage_cuda::ops::embed::swiglu;
-use zimage_cuda::ops::hopper::{self, Factors, gate_up_swiglu};
+use zimage_cuda::ops::hopper::{self, gate_up_swiglu};
 use zimage_cuda::ops::norm::{Added, Next, Rows, add_norm};
 use zimage_cuda::ops::rope::{Heads, Pairs, norm_and_rotate};
-use zimage_cuda::{Compute, GpuError, Memory};
+use zimage_cuda::{Compute, GpuError, Matrix, Memory};
 
 /// Numbers of a token.
 pub(crate) const DIM: usize = 3840;
@@ -160,13 +160,10 @@ impl Block<'_> {
 
     /// The two before in one, by Hopper's kernel.
     pub(crate) fn gate_up_swiglu(&self) -> Result<(), GpuError> {
-        let factors = Factors {
-            x: self.y.region(),
-            weight: self.weights[2].region(),
-            depth: DIM,
-        };
-        let activated = self.activated.region();
-        gate_up_swiglu(&self.compute.gpu, activated, factors, (self.tokens, FFN))
+        let x = Matrix::bf16(self.y.region(), (self.tokens, DIM))?;
+        let weight = Matrix::bf16(self.weights[2].region(), (2 * FFN, DIM))?;
+        let y = Matrix::bf16(self.activated.region(), (self.tokens, FFN))?;
+        gate_up_swiglu(&self.compute.gpu, y, x, weight)
     }
 
     pub(crate) fn down(&self) -> Result<(), GpuError> {

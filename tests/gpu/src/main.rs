@@ -1,8 +1,9 @@
 //! The CUDA engine on a real GPU: one program for a machine without cargo.
 //!
 //! Without a GPU every test is skipped, and the program says why. `--help` lists libtest's flags. `--figures` prints what
-//! single operations take, `--chain CACHE` what they take in a block; `--latents MODEL FOLDER` writes what tests/bench/truth.py
-//! compares, and `--memory MODEL REQUESTS` shows whether requests of mixed sizes give back what they took.
+//! single operations take, `--formats` what products take in each format of their operands, `--chain CACHE` what operations
+//! take in a block; `--latents MODEL FOLDER` writes what tests/bench/truth.py compares, and `--memory MODEL REQUESTS` shows
+//! whether requests of mixed sizes give back what they took.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stdout,
@@ -13,6 +14,7 @@
 mod block;
 mod chain;
 mod figures;
+mod formats;
 mod hopper;
 mod latents;
 mod memory;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--figures"] => return ended(for_both_sizes(None, figures::print)),
+        ["--formats"] => return ended(for_both_sizes(None, formats::print)),
         ["--chain", cache] => return ended(for_both_sizes(Some(cache), chain::print)),
         ["--latents", model, folder] => {
             return ended(latents::write(Path::new(model), Path::new(folder)));

@@ -7,6 +7,7 @@ mod images;
 mod norms;
 mod png;
 mod products;
+mod quantised;
 mod recording;
 mod rotary;
 mod sampler;
@@ -19,6 +20,7 @@ use images::images;
 use norms::{addition_and_norm, group_norms, norms};
 use png::image_data;
 use products::{a_searched_algorithm, matrix_products};
+use quantised::rows_in_eight_bits;
 use recording::a_failed_recording;
 use rotary::rotary_embedding;
 use sampler::{patches, steps_and_guidance};
@@ -37,6 +39,7 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("conversions", conversions),
     ("modulations", modulations),
     ("rows_of_a_table", rows_of_a_table),
+    ("rows_in_eight_bits", rows_in_eight_bits),
     ("softmax_of_rows", softmax_of_rows),
     ("matrix_products", matrix_products),
     ("a_searched_algorithm", a_searched_algorithm),

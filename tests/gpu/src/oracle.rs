@@ -3,7 +3,8 @@
 use half::bf16;
 use libtest_mimic::Failed;
 use zimage_core::noise::Generator;
-use zimage_cuda::{Gpu, GpuError, Memory};
+use zimage_cuda::ops::quantise::quantise;
+use zimage_cuda::{Format, Gpu, GpuError, Matrix, Memory};
 
 /// Normal numbers, rounded to bfloat16.
 pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
@@ -58,6 +59,96 @@ pub(crate) fn download_bf16(
         .into_iter()
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect())
+}
+
+/// A matrix on the GPU, with the memory that it is in.
+pub(crate) struct Stored {
+    values: Memory,
+    scales: Memory,
+    format: Format,
+    shape: (usize, usize),
+}
+
+impl Stored {
+    /// Uninitialised: every number and every scale is no number.
+    pub(crate) fn poisoned(
+        gpu: &Gpu,
+        format: Format,
+        shape: (usize, usize),
+    ) -> Result<Self, GpuError> {
+        Ok(Self {
+            values: poisoned(gpu, shape.0 * shape.1 * format.bytes())?,
+            scales: poisoned(gpu, 4 * shape.0)?,
+            format,
+            shape,
+        })
+    }
+
+    /// Of what bfloat16 holds, as the GPU quantises it.
+    pub(crate) fn of(
+        gpu: &Gpu,
+        format: Format,
+        shape: (usize, usize),
+        from: &Memory,
+    ) -> Result<Self, GpuError> {
+        let stored = Self::poisoned(gpu, format, shape)?;
+        if format == Format::Bf16 {
+            let (to, from) = (stored.values.region(), from.region());
+            gpu.copy(to, from, to.bytes())?;
+        } else {
+            quantise(gpu, stored.matrix()?, Matrix::bf16(from.region(), shape)?)?;
+        }
+        Ok(stored)
+    }
+
+    pub(crate) fn matrix(&self) -> Result<Matrix, GpuError> {
+        let values = self.values.region();
+        match self.format {
+            Format::Bf16 => Matrix::bf16(values, self.shape),
+            format => Matrix::scaled(format, values, self.scales.region(), self.shape),
+        }
+    }
+
+    pub(crate) fn set_scales(&self, gpu: &Gpu, scales: &[f32]) -> Result<(), GpuError> {
+        gpu.upload(self.scales.region(), scales)
+    }
+
+    /// The scale of each row: one where the format has none.
+    pub(crate) fn scales(&self, gpu: &Gpu) -> Result<Vec<f32>, GpuError> {
+        match self.format {
+            Format::Bf16 => Ok(vec![1.0; self.shape.0]),
+            Format::E4m3 | Format::S8 => gpu.download(self.scales.region(), self.shape.0),
+        }
+    }
+
+    /// The numbers, without their scales.
+    pub(crate) fn numbers(&self, gpu: &Gpu) -> Result<Vec<f32>, GpuError> {
+        let count = self.shape.0 * self.shape.1;
+        if self.format == Format::Bf16 {
+            return download_bf16(gpu, &self.values, count);
+        }
+        let bytes = gpu.download::<u8>(self.values.region(), count)?;
+        let number = |byte: u8| match self.format {
+            Format::S8 => f32::from(byte.cast_signed()),
+            Format::Bf16 | Format::E4m3 => from_e4m3(byte),
+        };
+        Ok(bytes.into_iter().map(number).collect())
+    }
+}
+
+/// Four bits of exponent and three of mantissa.
+pub(crate) fn from_e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if byte & 128 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// The distance of two vectors over the length of the second; not a number when a number is none.

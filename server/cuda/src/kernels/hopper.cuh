@@ -131,4 +131,10 @@ __device__ __forceinline__ void settle(float (&s)[COUNT]) {
   for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(s[i])::"memory");
 }
 
+template <int COUNT>
+__device__ __forceinline__ void settle(int (&s)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) asm volatile("" : "+r"(s[i])::"memory");
+}
+
 #endif

@@ -1,10 +1,12 @@
 //! What cuBLASLt is told about a product.
 
-use super::{Operands, Output, Product, WORKSPACE};
+use super::{Beside, Operands, Output, Product, WORKSPACE};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use cudarc::cublaslt::result::{self, CublasError};
-use cudarc::cublaslt::sys;
+use cudarc::cublaslt::sys::{
+    self, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulMatrixScale_t as Mode,
+};
 use cudarc::driver::sys::CUevent_flags;
 use std::ffi::c_void;
 
@@ -37,16 +39,19 @@ fn failed(call: &'static str) -> impl FnOnce(CublasError) -> GpuError {
 }
 
 impl Description {
-    pub(super) fn new(product: Product, bias: bool) -> Result<Self, GpuError> {
+    pub(super) fn new(product: Product, beside: Beside) -> Result<Self, GpuError> {
         let stored = match product.output {
             Output::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
             Output::F32 => sys::cudaDataType_t::CUDA_R_32F,
+        };
+        let factors = match beside {
+            Beside::Nothing | Beside::Bias(_) => sys::cudaDataType_t::CUDA_R_16BF,
+            Beside::Scales(..) => sys::cudaDataType_t::CUDA_R_8F_E4M3,
         };
         let layout = |dtype, rows: usize, columns: usize| {
             result::create_matrix_layout(dtype, rows as u64, columns as u64, rows as i64)
                 .map_err(failed("cublasLtMatrixLayoutCreate"))
         };
-        let bf16 = sys::cudaDataType_t::CUDA_R_16BF;
         let description = Self {
             stored,
             product: result::create_matmul_desc(
@@ -54,24 +59,45 @@ impl Description {
                 sys::cudaDataType_t::CUDA_R_32F,
             )
             .map_err(failed("cublasLtMatmulDescCreate"))?,
-            weight: layout(bf16, product.k, product.n)?,
-            x: layout(bf16, product.k, product.m)?,
+            weight: layout(factors, product.k, product.n)?,
+            x: layout(factors, product.k, product.m)?,
             y: layout(stored, product.n, product.m)?,
         };
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1i32)?;
-        if bias {
-            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        match beside {
+            Beside::Nothing => {}
+            Beside::Bias(_) => {
+                let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+                description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            }
+            Beside::Scales(..) => {
+                let of_rows = Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F as i32;
+                description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &of_rows)?;
+                description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &of_rows)?;
+                // Its sums keep fewer bits, whose error is a tenth of that of the operands.
+                description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1i8)?;
+            }
         }
+        description.point_at(beside)?;
         Ok(description)
     }
 
-    fn set<T>(
-        &self,
-        attribute: sys::cublasLtMatmulDescAttributes_t,
-        value: &T,
-    ) -> Result<(), GpuError> {
+    /// Says where the bias or the scales are.
+    fn point_at(&self, beside: Beside) -> Result<(), GpuError> {
+        match beside {
+            Beside::Nothing => Ok(()),
+            Beside::Bias(bias) => self.set(
+                Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                &bias.pointer(),
+            ),
+            Beside::Scales(x, weight) => {
+                self.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &weight)?;
+                self.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x)
+            }
+        }
+    }
+
+    fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), GpuError> {
         let pointer: *const T = value;
         // SAFETY: the description is alive, and the value's size is given with it.
         unsafe {
@@ -197,10 +223,7 @@ impl Description {
         operands: &Operands,
         algorithm: &sys::cublasLtMatmulAlgo_t,
     ) -> Result<(), GpuError> {
-        if let Some(bias) = operands.bias {
-            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
-            self.set(attribute, &bias.pointer())?;
-        }
+        self.point_at(operands.beside)?;
         let (one, zero) = (1f32, 0f32);
         let scalar = |value: &f32| -> *const c_void { std::ptr::from_ref(value).cast() };
         // SAFETY: every description is alive; the caller checked that the regions hold what the sizes say; the scratch

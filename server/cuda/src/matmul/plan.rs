@@ -3,7 +3,7 @@
 use super::chosen::Chosen;
 use super::description::Description;
 use super::search::search;
-use super::{Operands, Product};
+use super::{Form, Operands, Product};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t as Algorithm;
@@ -45,8 +45,16 @@ impl Plan {
         chosen: &mut Chosen,
         tune: bool,
     ) -> Result<Self, GpuError> {
-        let description = Description::new(product, operands.bias.is_some())?;
-        let key = super::chosen::key(product, operands.bias.is_some());
+        let description = Description::new(product, operands.beside)?;
+        if operands.beside.form() == Form::Scaled {
+            // The library offers one.
+            let algorithm = description.offered(operands.handle)?[0];
+            return Ok(Self {
+                description,
+                algorithm,
+            });
+        }
+        let key = super::chosen::key(product, operands.beside.form() == Form::Bias);
         let accepted = |algorithm: &Algorithm| description.accepts(operands.handle, algorithm);
         let algorithm = if let Some(known) = chosen.get(&key, product.m).filter(accepted) {
             known

@@ -1,23 +1,25 @@
 //! Kernels of Hopper's own, which use what no other chip has.
 
 mod attention;
-mod swiglu;
+mod product;
 
 pub use attention::{attend, serves};
-pub use swiglu::{Factors, gate_up_swiglu, pays};
+pub use product::{gate_up_swiglu, pays, product};
 
-use super::BF16;
 use crate::error::GpuError;
 use crate::gpu::Gpu;
-use crate::memory::Region;
+use crate::matrix::{Format, Matrix};
 use cudarc::driver::DeviceRepr;
 use cudarc::driver::sys::{
     CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
     CUtensorMapL2promotion, CUtensorMapSwizzle, cuTensorMapEncodeTiled,
 };
 
-/// Columns of a box, which is what the copy engine moves at once: 128 bytes.
-const BOX_COLUMNS: usize = 64;
+/// Bytes of a row of a box, which is what the copy engine moves at once.
+const BOX_BYTES: usize = 128;
+
+/// What the address of a row must be a multiple of.
+const ROW_ALIGNMENT: usize = 16;
 
 /// Whether the GPU has the instructions.
 pub fn available(gpu: &Gpu) -> bool {
@@ -32,28 +34,29 @@ struct Map(CUtensorMap);
 unsafe impl DeviceRepr for Map {}
 
 impl Map {
-    /// Of a matrix of rows and columns in bfloat16.
-    fn new(
-        region: Region,
-        (rows, columns): (usize, usize),
-        box_rows: usize,
-    ) -> Result<Self, GpuError> {
-        region.require(rows * columns * BF16)?;
-        if !columns.is_multiple_of(8) {
-            let problem = format!("a row of {columns} numbers is no multiple of eight");
-            return Err(GpuError::Bounds(problem));
+    /// Of a matrix, in boxes of so many rows.
+    fn new(matrix: Matrix, box_rows: usize) -> Result<Self, GpuError> {
+        let (row, format) = (matrix.row_bytes(), matrix.format());
+        if !row.is_multiple_of(ROW_ALIGNMENT) {
+            return Err(GpuError::Bounds(format!(
+                "a row of {row} bytes is no multiple of {ROW_ALIGNMENT}"
+            )));
         }
+        let numbers = match format {
+            Format::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            Format::E4m3 | Format::S8 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        };
         let mut map = CUtensorMap { opaque: [0; 16] };
         // SAFETY: the arrays have as many entries as the matrix has dimensions, one stride fewer; the map is a local.
         let status = unsafe {
             cuTensorMapEncodeTiled(
                 &mut map,
-                CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                numbers,
                 2,
-                region.pointer() as *mut _,
-                [columns as u64, rows as u64].as_ptr(),
-                [(columns * BF16) as u64].as_ptr(),
-                [BOX_COLUMNS as u32, box_rows as u32].as_ptr(),
+                matrix.region().pointer() as *mut _,
+                [matrix.columns() as u64, matrix.rows() as u64].as_ptr(),
+                [row as u64].as_ptr(),
+                [(BOX_BYTES / format.bytes()) as u32, box_rows as u32].as_ptr(),
                 [1, 1].as_ptr(),
                 CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,

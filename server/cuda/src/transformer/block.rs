@@ -4,9 +4,10 @@ use super::weights::{Block, Transformer};
 use crate::compute::Compute;
 use crate::dnn::Attention;
 use crate::error::GpuError;
+use crate::matrix::Matrix;
 use crate::memory::{Layout, Region};
 use crate::ops::embed::swiglu;
-use crate::ops::hopper::{self, Factors, gate_up_swiglu};
+use crate::ops::hopper::{self, gate_up_swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
 use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
 use crate::ops::{BF16, F32};
@@ -166,12 +167,10 @@ impl Transformer {
     ) -> Result<(), GpuError> {
         let (gpu, both, size) = (&compute.gpu, block.gate_and_up, (tokens, self.ffn));
         if hopper::pays(gpu, size) {
-            let factors = Factors {
-                x: work.y,
-                weight: both.weight,
-                depth: both.inputs,
-            };
-            return gate_up_swiglu(gpu, work.activated, factors, size);
+            let activated = Matrix::bf16(work.activated, size)?;
+            let x = Matrix::bf16(work.y, (tokens, both.inputs))?;
+            let weight = Matrix::bf16(both.weight, (both.outputs, both.inputs))?;
+            return gate_up_swiglu(gpu, activated, x, weight);
         }
         both.run(compute, tokens, work.gate_and_up, work.y)?;
         swiglu(gpu, work.activated, work.gate_and_up, size)

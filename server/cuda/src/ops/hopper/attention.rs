@@ -4,6 +4,7 @@ use super::{Map, available};
 use crate::dnn::Attention;
 use crate::error::GpuError;
 use crate::gpu::Gpu;
+use crate::matrix::Matrix;
 use crate::memory::Region;
 use crate::ops::rope::Heads;
 use cudarc::driver::{DeviceRepr, LaunchConfig};
@@ -55,9 +56,10 @@ pub fn attend(gpu: &Gpu, heads: Heads, y: Region, rows: Region) -> Result<(), Gp
         let problem = format!("a head of {width} numbers is not {WIDTH} wide");
         return Err(GpuError::Bounds(problem));
     }
-    let queries = Map::new(rows, (tokens, heads.row()), BOX_ROWS.0)?;
-    let keys = Map::new(rows, (tokens, heads.row()), BOX_ROWS.1)?;
-    let y = Map::new(y, (tokens, q_heads * width), BOX_ROWS.0)?;
+    let rows = Matrix::bf16(rows, (tokens, heads.row()))?;
+    let queries = Map::new(rows, BOX_ROWS.0)?;
+    let keys = Map::new(rows, BOX_ROWS.1)?;
+    let y = Map::new(Matrix::bf16(y, (tokens, q_heads * width))?, BOX_ROWS.0)?;
     let sizes = Sizes {
         tokens: tokens as i32,
         heads: q_heads as i32,
