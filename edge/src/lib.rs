@@ -18,6 +18,7 @@
 
 pub mod body;
 pub mod budget;
+mod figures;
 mod head;
 mod metrics;
 mod policy;
@@ -29,6 +30,7 @@ mod wire;
 
 pub use body::{Body, BodyLimits, BoxError, Client, Held};
 pub use budget::{Budget, BudgetOptions, Charge};
+pub use figures::Figures;
 pub use metrics::Metrics;
 pub use policy::Policy;
 pub use refusal::{Refusal, cut, jittered};

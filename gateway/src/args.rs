@@ -1,7 +1,10 @@
 //! The command line.
 
+use crate::proxy::Bounds;
 use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
+use std::time::Duration;
+use zimage_edge::{Policy, Resources};
 
 /// Sends requests to the tiers of one ZImageDeployment.
 #[derive(Clone, Debug, Parser)]
@@ -33,9 +36,33 @@ pub struct Args {
     /// Largest request body.
     #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BODY_BYTES", default_value_t = 32 << 20)]
     pub max_body_bytes: usize,
-    /// Memory for the bodies of all requests at a time; a request that finds no room is answered 503.
-    #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BUFFERED_BYTES", default_value_t = 128 << 20)]
-    pub max_buffered_bytes: usize,
+    /// Memory for the bodies of all requests at a time, taken as they come; a request that finds no room is answered 503.
+    /// A quarter of the memory that the process may use, unless it is given.
+    #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BUFFERED_BYTES")]
+    pub max_buffered_bytes: Option<usize>,
+    /// One client address has one part in so many of that memory while others have some too, but always enough for one body.
+    #[arg(long, env = "ZIMAGE_GATEWAY_CLIENT_PARTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub client_parts: u16,
+    /// Connections of clients at a time. When there are as many, the one that has waited longest for a request is closed
+    /// in favour of a new one; when all of them work, the new one is answered 503. By the memory and the files that the
+    /// process may use, unless it is given.
+    #[arg(long, env = "ZIMAGE_GATEWAY_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Name that Host may have; may be given several times. Without one any is taken.
+    #[arg(
+        long = "allowed-host",
+        env = "ZIMAGE_GATEWAY_ALLOWED_HOSTS",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<String>,
+    /// Origin of web pages that may ask, such as https://studio.example.com; may be given several times. Pages of other
+    /// origins than the gateway's own are refused.
+    #[arg(
+        long = "allowed-origin",
+        env = "ZIMAGE_GATEWAY_ALLOWED_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub allowed_origins: Vec<String>,
     /// Seconds after SIGTERM for which requests are still taken, so that proxies learn that the gateway leaves.
     #[arg(long, env = "ZIMAGE_GATEWAY_LAME_DUCK_SECONDS", default_value_t = 5)]
     pub lame_duck_seconds: u64,
@@ -49,6 +76,39 @@ pub struct Args {
     /// Form of the log.
     #[arg(long, env = "ZIMAGE_GATEWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Bounds of the proxy.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            request_timeout: Duration::from_secs(self.request_timeout_seconds),
+            max_body_bytes: self.max_body_bytes,
+            max_buffered_bytes: self.buffered_bytes(),
+            client_parts: self.client_parts.into(),
+        }
+    }
+
+    /// Bytes for the bodies of all requests.
+    pub fn buffered_bytes(&self) -> usize {
+        let given = self.max_buffered_bytes;
+        given.unwrap_or_else(|| Resources::read().body_bytes())
+    }
+
+    /// Connections of clients.
+    pub fn connections(&self) -> usize {
+        let given = self.max_connections;
+        let given = given.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        given.unwrap_or_else(|| Resources::read().connections())
+    }
+
+    /// Hosts and origins that are taken.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            hosts: self.allowed_hosts.clone(),
+            origins: self.allowed_origins.clone(),
+        }
+    }
 }
 
 /// Form of the log.

@@ -1,9 +1,17 @@
 //! Answers of the gateway's own: OpenAI's error envelope and its list of models.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
 use serde_json::{Value, json};
 use std::time::Duration;
+use zimage_edge::cut;
+
+/// Most bytes of a client's text in an answer.
+const MOST_QUOTED: usize = 100;
+/// Most bytes of a path in an answer or in the log.
+pub(crate) const MOST_OF_PATH: usize = 256;
 
 /// A complete answer.
 #[derive(Clone, Debug)]
@@ -68,11 +76,40 @@ impl Answer {
 
     /// A path was asked with a method that it does not take.
     pub(crate) fn method_not_allowed(path: &str, method: &Method, allow: &'static str) -> Self {
+        let method = cut(method.as_str(), MOST_QUOTED);
         let message = format!("{path} does not take {method}; it takes {allow}");
         let status = StatusCode::METHOD_NOT_ALLOWED;
         let mut answer = Self::error(status, "method_not_supported", &message);
         answer.allow = Some(allow);
         answer
+    }
+
+    /// There is no such path.
+    pub(crate) fn unknown_path(path: &str) -> Self {
+        let path = cut(path, MOST_OF_PATH);
+        let message =
+            format!("there is no {path}; there are POST /v1/images/generations and GET /v1/models");
+        Self::error(StatusCode::NOT_FOUND, "unknown_url", &message)
+    }
+
+    /// The answer as it is sent.
+    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(methods) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Some(time) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
+        }
+        if self.is_final {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response
     }
 
     pub(crate) fn models(names: &[&str]) -> Self {

@@ -48,6 +48,8 @@ struct WithReason {
 /// All figures. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
+    /// Connections, bodies, and what is refused before a request is one.
+    pub edge: zimage_edge::Metrics,
     requests: Family<Outcome, Counter>,
     duration: Family<OfTier, Histogram, fn() -> Histogram>,
     passed_on: Family<PassedOn, Counter>,
@@ -69,6 +71,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let durations = || Histogram::new(exponential_buckets(0.01, 2.0, 17));
         Self {
+            edge: zimage_edge::Metrics::default(),
             requests: Family::default(),
             duration: Family::new_with_constructor(durations),
             passed_on: Family::default(),
@@ -92,6 +95,7 @@ impl Metrics {
     /// Shows every figure in a registry.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("zimage_gateway");
+        self.edge.register(registry);
         registry.register(
             "requests",
             "Requests by the tier that answered and by status; tier none: the gateway itself",

@@ -1,34 +1,34 @@
 //! One request: its whole body, its attempts, its answer.
 
-mod body;
-mod downstream;
+mod visit;
 
+use crate::endpoints::{self, Kind, Missing};
 use crate::envelope::Answer;
 use crate::forward::Forward;
 use crate::metrics::Metrics;
-use crate::record::Record;
-use crate::shutdown::Presence;
+use crate::model::{self, TooLong};
+use crate::retry_after::jittered;
 use crate::topology::Topology;
 use crate::watch::Known;
-use async_trait::async_trait;
-use body::Bodies;
 use bytes::Bytes;
-use http::{Method, StatusCode, Version};
-use http_body_util::BodyExt;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession;
-use pingora::server::ShutdownWatch;
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use zimage_crds::Tier;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use visit::Visit;
+use zimage_edge::{
+    Body, BodyLimits, Budget, BudgetOptions, Policy, Refusal, ResponseBody, Site, body, budget,
+};
 
-/// Time for one read or write of the client's connection.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Seconds for which a client's connection may be idle between requests.
-const KEEPALIVE_SECONDS: u64 = 60;
 /// When to come again after an error that passes soon.
 const SOON: Duration = Duration::from_secs(1);
+/// Large bodies whose model is looked for at a time.
+const SEARCHES: usize = 2;
 
 /// Bounds of the proxy.
 #[derive(Clone, Copy, Debug)]
@@ -39,68 +39,49 @@ pub struct Bounds {
     pub max_body_bytes: usize,
     /// Memory for all bodies at a time.
     pub max_buffered_bytes: usize,
+    /// One client has one part in so many of that memory, while others have some too.
+    pub client_parts: usize,
 }
 
 /// The proxy, shared by all connections.
 pub struct Proxy {
+    forward: Arc<Forward>,
     known: Known,
-    presence: Presence,
     metrics: Metrics,
     request_timeout: Duration,
-    bodies: Bodies,
-    forward: Arc<Forward>,
-}
-
-/// How the connection goes on.
-enum End {
-    /// The answer is complete.
-    Answered,
-    /// The connection is of no use any more.
-    Broken,
+    limits: BodyLimits,
+    budget: Budget,
+    policy: Policy,
+    searches: Semaphore,
+    leaving: CancellationToken,
 }
 
 impl Proxy {
-    /// A proxy to the pods of `known`.
+    /// A proxy to the pods of `known`, which is not ready once `leaving` is cancelled.
     pub fn new(
         forward: Arc<Forward>,
         known: Known,
-        presence: Presence,
         metrics: Metrics,
         bounds: Bounds,
+        policy: Policy,
+        leaving: CancellationToken,
     ) -> Self {
+        let options = BudgetOptions {
+            total: bounds.max_buffered_bytes,
+            client_parts: bounds.client_parts,
+            largest: bounds.max_body_bytes,
+        };
         Self {
             forward,
             known,
-            presence,
+            budget: Budget::new(options, metrics.edge.clone()),
             metrics,
             request_timeout: bounds.request_timeout,
-            bodies: Bodies::new(bounds.max_body_bytes, bounds.max_buffered_bytes),
+            limits: BodyLimits::of(bounds.max_body_bytes),
+            policy,
+            searches: Semaphore::new(SEARCHES),
+            leaving,
         }
-    }
-
-    async fn handle(&self, session: &mut ServerSession, record: &mut Record) -> End {
-        record.request_id = downstream::request_id(session);
-        let method = session.req_header().method.clone();
-        let path = session.req_header().uri.path().to_owned();
-        let answer = match (&method, path.as_str()) {
-            (&Method::POST, "/v1/images/generations") => {
-                return self.forward(session, record).await;
-            }
-            (&Method::GET | &Method::HEAD, "/v1/models") => self.models(),
-            (&Method::GET | &Method::HEAD, "/healthz") => Answer::text(StatusCode::OK, "ok"),
-            (&Method::GET | &Method::HEAD, "/readyz") => self.readyz(),
-            (_, "/v1/images/generations") => Answer::method_not_allowed(&path, &method, "POST"),
-            (_, "/v1/models" | "/healthz" | "/readyz") => {
-                Answer::method_not_allowed(&path, &method, "GET, HEAD")
-            }
-            _ => {
-                let message = format!(
-                    "there is no {path}; there are POST /v1/images/generations and GET /v1/models"
-                );
-                Answer::error(StatusCode::NOT_FOUND, "unknown_url", &message)
-            }
-        };
-        downstream::answer(session, answer, record).await
     }
 
     fn topology(&self) -> Option<Arc<Topology>> {
@@ -109,7 +90,7 @@ impl Proxy {
 
     fn readyz(&self) -> Answer {
         let obstacle = match self.topology() {
-            _ if self.presence.is_leaving() => "the gateway is shutting down",
+            _ if self.leaving.is_cancelled() => "the gateway is shutting down",
             None => "the ZImageDeployment is not known yet",
             Some(_) => return Answer::text(StatusCode::OK, "ok"),
         };
@@ -121,139 +102,104 @@ impl Proxy {
             .map_or_else(unknown, |topology| Answer::models(&topology.models()))
     }
 
-    async fn forward(&self, session: &mut ServerSession, record: &mut Record) -> End {
-        let deadline = tokio::time::Instant::now() + self.request_timeout;
-        let body = match self.bodies.read(session).await {
-            Ok(body) => body,
-            Err(body::Refused::Broken) => return End::Broken,
-            Err(body::Refused::Answer(answer)) => {
-                // What the client still sends is not read.
-                session.set_keepalive(None);
-                return downstream::answer(session, answer, record).await;
-            }
-        };
-        let attempts = self.attempts(session, &body, record);
-        match tokio::time::timeout_at(deadline, attempts).await {
-            Ok(Ok(end)) => end,
-            Ok(Err(answer)) => downstream::answer(session, answer, record).await,
-            Err(_) if session.response_written().is_some() => End::Broken,
-            Err(_) => {
-                let message = format!("no answer within {} s", self.request_timeout.as_secs());
-                let answer = Answer::error(StatusCode::GATEWAY_TIMEOUT, "timeout", &message);
-                downstream::answer(session, answer, record).await
-            }
-        }
+    /// What the gateway says itself; `None` for what pods answer.
+    fn own(&self, head: &Parts) -> Option<Answer> {
+        let path = head.uri.path();
+        Some(match endpoints::find(&head.method, path) {
+            Ok(Kind::Images) => return None,
+            Ok(Kind::Models) => self.models(),
+            Ok(Kind::Healthz) => Answer::text(StatusCode::OK, "ok"),
+            Ok(Kind::Readyz) => self.readyz(),
+            Err(Missing::Method(allow)) => Answer::method_not_allowed(path, &head.method, allow),
+            Err(Missing::Path) => Answer::unknown_path(path),
+        })
     }
 
-    async fn attempts(
+    async fn images(
         &self,
-        session: &mut ServerSession,
-        body: &body::Body,
-        record: &mut Record,
-    ) -> Result<End, Answer> {
-        let client = session.client_addr().and_then(|address| address.as_inet());
-        record.client = client.copied();
-        let head = session.req_header().as_owned_parts();
-        let answer = tokio::select! {
-            answer = self.forward.request(&head, body.bytes(), body.model(), record) => Some(answer?),
-            // The client sends nothing more: whatever happens there is its end. The pod learns of it by the reset.
-            _ = session.read_body_or_idle(true) => None,
+        head: &Parts,
+        body: Body,
+        visit: &mut Visit,
+    ) -> Result<Response<ResponseBody>, Answer> {
+        let held = match body::read(&self.budget, head, body, self.limits).await {
+            Ok(held) => held,
+            // What the client still sends is not read.
+            Err(refusal) => return Ok(refusal.into_response(true).map(whole)),
         };
-        let Some(answer) = answer else {
-            record.status = 499;
-            return Ok(End::Broken);
+        visit.received(held.bytes.len());
+        let model = self
+            .model(&held.bytes)
+            .await
+            .map_err(|TooLong| too_long())?;
+        let bytes = held.bytes.clone();
+        let request = self
+            .forward
+            .request(head, bytes, model.as_deref(), visit.record());
+        // The body's memory is held until a pod has answered: until then another pod may be asked.
+        let answer = request.await?;
+        Ok(answer.map(BodyExt::boxed_unsync))
+    }
+
+    /// The model that a body names. A large body is looked through elsewhere than where requests are served.
+    async fn model(&self, body: &Bytes) -> Result<Option<String>, TooLong> {
+        if body.len() <= budget::SMALL {
+            return model::named(body);
+        }
+        let Ok(_permit) = self.searches.acquire().await else {
+            return Ok(None);
         };
-        Ok(match relay(answer, session).await {
-            Ok(()) => End::Answered,
-            Err(error) => {
-                tracing::debug!(%error, "the answer broke off");
-                End::Broken
-            }
-        })
+        let body = body.clone();
+        let search = tokio::task::spawn_blocking(move || model::named(&body));
+        search.await.unwrap_or(Ok(None))
     }
 }
 
-async fn relay(
-    answer: http::Response<http_body_util::combinators::BoxBody<Bytes, tower::BoxError>>,
-    session: &mut ServerSession,
-) -> Result<(), tower::BoxError> {
-    let (head, mut body) = answer.into_parts();
-    let head = ResponseHeader::from(head);
-    session.write_response_header(Box::new(head)).await?;
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            session.write_response_body(data, false).await?;
+impl Site for Proxy {
+    fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
+        match endpoints::find(&head.method, head.uri.path()) {
+            Ok(Kind::Healthz | Kind::Readyz) => self.own(head).map(Answer::into_response),
+            _ => None,
         }
     }
-    Ok(session.write_response_body(Bytes::new(), true).await?)
+
+    fn check(&self, head: &Parts, _: SocketAddr) -> Result<(), Refusal> {
+        self.policy.check(head)
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<ResponseBody> {
+        let (head, body) = request.into_parts();
+        let deadline = Instant::now() + self.request_timeout;
+        let mut visit = Visit::begin(self.metrics.clone(), &head);
+        let answer = match self.own(&head) {
+            Some(answer) => Err(answer),
+            None => timeout_at(deadline, self.images(&head, body, &mut visit))
+                .await
+                .unwrap_or_else(|_| Err(too_late(self.request_timeout))),
+        };
+        let response = answer.unwrap_or_else(|answer| answer.into_response().map(whole));
+        visit.answered(response, deadline)
+    }
+}
+
+fn whole(body: Full<Bytes>) -> ResponseBody {
+    body.map_err(|never| match never {}).boxed_unsync()
 }
 
 fn unknown() -> Answer {
     let message = "the gateway does not know its ZImageDeployment yet";
-    Answer::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(SOON)
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        .retry_after(jittered(SOON))
 }
 
-#[async_trait]
-impl HttpServerApp for Proxy {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        match session.read_request().await {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(error) => {
-                tracing::debug!(%error, "no request could be read");
-                return None;
-            }
-        }
-        let _held = self.presence.hold();
-        session.set_read_timeout(Some(CLIENT_TIMEOUT));
-        session.set_write_timeout(Some(CLIENT_TIMEOUT));
-        let stays = !self.presence.is_leaving()
-            && !*shutdown.borrow()
-            && session.req_header().version >= Version::HTTP_11;
-        session.set_keepalive(stays.then_some(KEEPALIVE_SECONDS));
-        let began = Instant::now();
-        self.metrics.in_flight.inc();
-        let mut record = Record::default();
-        let end = self.handle(&mut session, &mut record).await;
-        self.metrics.in_flight.dec();
-        self.metrics
-            .answered(record.tier, record.status, began.elapsed());
-        log(&session, &record, began.elapsed());
-        match end {
-            End::Broken => {
-                session.shutdown().await;
-                None
-            }
-            End::Answered => {
-                let settings = HttpPersistentSettings::for_session(&session);
-                let stream = session.finish().await.ok()??;
-                Some(ReusedHttpStream::from_reusable_stream(stream, settings))
-            }
-        }
-    }
-}
-
-fn log(session: &ServerSession, record: &Record, took: Duration) {
-    let head = session.req_header();
-    let path = head.uri.path();
-    if path == "/healthz" || path == "/readyz" {
-        return;
-    }
-    tracing::info!(
-        method = %head.method,
-        path,
-        status = record.status,
-        tier = record.tier.map_or("none", Tier::as_str),
-        pod = record.pod.map(|pod| pod.to_string()),
-        attempts = record.attempts,
-        seconds = took.as_secs_f64(),
-        bytes_in = session.body_bytes_read(),
-        bytes_out = session.body_bytes_sent(),
-        request_id = record.request_id,
-        "request"
+fn too_long() -> Answer {
+    let message = format!(
+        "there is no model whose name is longer than {} bytes; GET /v1/models names those that there are",
+        model::MOST_BYTES
     );
+    Answer::error(StatusCode::NOT_FOUND, "model_not_found", &message)
+}
+
+fn too_late(time: Duration) -> Answer {
+    let message = format!("no answer within {} s", time.as_secs());
+    Answer::error(StatusCode::GATEWAY_TIMEOUT, "timeout", &message)
 }

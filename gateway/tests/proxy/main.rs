@@ -4,6 +4,7 @@
 
 mod access_log;
 mod blast_radius;
+mod clients;
 mod dead_pods;
 mod liars;
 mod pods;

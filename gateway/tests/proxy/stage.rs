@@ -1,10 +1,7 @@
 //! A proxy and what clients see of it.
 
-use async_trait::async_trait;
-use axum::http::{HeaderMap, StatusCode};
-use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use pingora::services::listening::Service;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -14,32 +11,28 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use zimage_crds::Weights;
+use zimage_edge::{Policy, Stop, Times};
 use zimage_gateway::forward::Forward;
 use zimage_gateway::metrics::Metrics;
 use zimage_gateway::proxy::{Bounds, Proxy};
-use zimage_gateway::shutdown::Presence;
 use zimage_gateway::topology::{TierTopology, Topology};
 
 pub(crate) const BOUNDS: Bounds = Bounds {
     request_timeout: Duration::from_secs(20),
     max_body_bytes: 200 << 10,
     max_buffered_bytes: 4 << 20,
+    client_parts: 4,
 };
 
-struct Never;
-
-#[async_trait]
-impl ShutdownSignalWatch for Never {
-    async fn recv(&self) -> ShutdownSignal {
-        std::future::pending().await
-    }
-}
+/// Connections of clients.
+const CONNECTIONS: usize = 500;
 
 /// A proxy on a port of its own. It lives as long as the test's process.
 pub(crate) struct Gateway {
     address: SocketAddr,
     pub(crate) learned: watch::Sender<Option<Arc<Topology>>>,
     pub(crate) http: reqwest::Client,
+    pub(crate) stop: Stop,
     metrics: Metrics,
 }
 
@@ -48,46 +41,38 @@ impl Gateway {
         let (learned, known) = watch::channel(Some(Arc::new(topology)));
         let metrics = Metrics::default();
         let forward = Arc::new(Forward::new(known.clone(), metrics.clone()));
-        let proxy = Proxy::new(
+        let stop = Stop::default();
+        let proxy = Arc::new(Proxy::new(
             Arc::clone(&forward),
             known,
-            Presence::default(),
             metrics.clone(),
             bounds,
-        );
+            Policy::default(),
+            stop.leaving.clone(),
+        ));
         tokio::spawn(async move { forward.tend().await });
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        std::thread::spawn(move || {
-            let mut server = Server::new_with_opt_and_conf(None, ServerConf::default());
-            server.bootstrap();
-            let mut service = Service::new("test".to_owned(), proxy);
-            service.add_tcp(&address.to_string());
-            server.add_service(service);
-            server.run(RunArgs {
-                shutdown_signal: Box::new(Never),
-            });
-        });
-        let gateway = Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = zimage_edge::Bounds {
+            connections: CONNECTIONS,
+            times: Times::default(),
+        };
+        tokio::spawn(zimage_edge::serve(
+            listener,
+            proxy,
+            bounds,
+            metrics.edge.clone(),
+            stop.clone(),
+        ));
+        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let http = reqwest::Client::builder().default_headers(HeaderMap::from_iter(json));
+        Self {
             address,
             learned,
-            http: reqwest::Client::new(),
+            http: http.build().unwrap(),
+            stop,
             metrics,
-        };
-        for _ in 0..100 {
-            if gateway
-                .http
-                .get(gateway.url("/healthz"))
-                .send()
-                .await
-                .is_ok()
-            {
-                return gateway;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("the proxy does not listen on {address}");
     }
 
     /// What `/metrics` shows.

@@ -1,0 +1,51 @@
+//! `/metrics`, and nothing else.
+
+use crate::body::Body;
+use crate::refusal::Refusal;
+use crate::serve::{ResponseBody, Site};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+
+/// Shows a registry in the OpenMetrics text format.
+pub struct Figures(pub Registry);
+
+impl Site for Figures {
+    fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
+        let is_asked = head.uri.path() == "/metrics" && head.method == Method::GET;
+        is_asked.then(|| self.show())
+    }
+
+    async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
+        let missing = Refusal::new(
+            StatusCode::NOT_FOUND,
+            "unknown_url",
+            "there is GET /metrics here",
+        );
+        missing
+            .into_response(true)
+            .map(|body| body.map_err(|never| match never {}).boxed_unsync())
+    }
+}
+
+impl Figures {
+    fn show(&self) -> Response<Full<Bytes>> {
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.0) {
+            tracing::error!(%error, "the metrics cannot be written");
+            let message = "the metrics cannot be written; the log says why";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Refusal::new(status, "internal", message).into_response(false);
+        }
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
+    }
+}
