@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use zimage_crds::Tier;
 
 /// A pod with requests that says nothing for this long is asked for a sign of life.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(750);
 /// Signs of life in a row that did not come: then the pod is silent.
 const MISSES: u32 = 2;
 

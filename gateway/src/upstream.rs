@@ -18,9 +18,10 @@ pub(crate) mod payload;
 
 /// Time in which a pod must take a connection: it is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A small request whose bytes the pod's machine does not acknowledge in this time did not arrive. The machine
-/// acknowledges them whatever its processes do, and they fit into the socket's buffer there.
-const SMALL_UNACKNOWLEDGED: Duration = Duration::from_millis(600);
+/// A small request whose bytes the pod's machine does not acknowledge did not arrive. The machine acknowledges them
+/// whatever its processes do, and they fit into the socket's buffer there. The kernel counts from its first repetition: in
+/// all it is about 0.7 s.
+const SMALL_UNACKNOWLEDGED: Duration = Duration::from_millis(250);
 /// The same of a large request, which the pod may let wait.
 const LARGE_UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 /// Time for which an unused connection is kept; servers keep theirs longer.
@@ -33,7 +34,7 @@ const MOST_HEADERS: usize = 100;
 /// Bytes of an answer that are read ahead of the client.
 const MOST_READ_AHEAD: usize = 256 << 10;
 /// Time for a sign of life.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A body up to this size is sent together with its head.
 pub(crate) const SMALL: usize = 64 << 10;
 /// A new connection to an idle one is as good as the one it replaces for this long.
