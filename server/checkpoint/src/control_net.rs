@@ -14,7 +14,7 @@ use crate::weights::Weights;
 use serde_json::json;
 use std::path::Path;
 
-/// A ControlNet whose configuration fits a transformer's, and its mapped weights.
+/// A ControlNet whose configuration fits a transformer's, and its weights.
 pub struct ControlNet {
     config: ControlNetConfig,
     blocks: TransformerConfig,

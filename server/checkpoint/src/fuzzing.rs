@@ -18,8 +18,8 @@ use std::sync::Once;
 
 /// A safetensors file.
 pub fn safetensors_header(data: &[u8]) {
-    if let Ok(table) = table::read(data) {
-        check(&table, data);
+    if let Ok(header) = table::read(data, data.len()) {
+        check(&header.tensors, data);
     }
 }
 
@@ -27,7 +27,7 @@ pub fn safetensors_header(data: &[u8]) {
 pub fn gguf(data: &[u8]) {
     let whole = [gguf::MAGIC, data].concat();
     for file in [data, &whole] {
-        if let Ok(table) = gguf::read(file) {
+        if let Ok(table) = gguf::read(file, file.len()) {
             check(&table, file);
         }
     }
@@ -35,10 +35,10 @@ pub fn gguf(data: &[u8]) {
 
 /// A transformer in one file, with the names that ComfyUI gives its tensors.
 pub fn single_file(data: &[u8]) {
-    let Ok(table) = table::read(data) else {
+    let Ok(header) = table::read(data, data.len()) else {
         return;
     };
-    for (name, stored) in &table {
+    for (name, stored) in &header.tensors {
         for (_, part) in transformer_names(name) {
             if let Some(part) = part.and_then(|number| third(stored, number)) {
                 check_stored(&part, data);

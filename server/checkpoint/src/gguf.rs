@@ -23,12 +23,12 @@ const MAX_DIMENSIONS: u32 = 4;
 /// Before the name of a tensor that was reshaped to be quantised: its value is the shape before, outermost first.
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 
-/// The tensors of a file by name.
+/// The tensors of a file of `length` bytes by name. `head` is the file's beginning.
 ///
 /// # Errors
 /// When the header is no sound one, or says that a tensor lies where the file does not reach.
-pub(crate) fn read(file: &[u8]) -> Result<Table, String> {
-    let mut cursor = Cursor::new(file);
+pub(crate) fn read(head: &[u8], length: usize) -> Result<Table, String> {
+    let mut cursor = Cursor::new(head);
     if cursor.bytes(MAGIC.len() as u64)? != MAGIC {
         return Err("it does not begin with \"GGUF\"".to_owned());
     }
@@ -54,7 +54,7 @@ pub(crate) fn read(file: &[u8]) -> Result<Table, String> {
     let mut table = Table::new();
     for info in infos {
         let name = info.name.clone();
-        let stored = info.stored(&metadata, data, file.len())?;
+        let stored = info.stored(&metadata, data, length)?;
         if table.insert(name.clone(), stored).is_some() {
             return Err(format!("tensor {name:?} is there twice"));
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! model_index.json, */config.json ──┐
-//! *.safetensors, index, *.gguf     ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, mapped bytes
+//! *.safetensors, index, *.gguf     ─┼─> Checkpoint ──> tensor(component, name): dtype, shape, bytes
 //! LoRA, LoKR files                 ─┤                                  (or the sum of these and the files' changes)
 //! tokenizer/*                      ─┘               └─> encode(prompt): token ids
 //! config.json, *.safetensors ─────> ControlNet: the same for what follows an image
@@ -10,7 +10,7 @@
 //! Checkpoint  ──> convert ─────> the same files in bfloat16, and zimage-manifest.json ──> check_manifest
 //! ```
 //!
-//! Invariants: nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that
+//! Invariants: weights are read when they are asked for, one tensor at a time; nothing here computes with weights, but for merging LoRAs into them; a malformed file is an error that
 //! names it, never a panic and never an allocation larger than what the file implies.
 
 mod checkpoint;
@@ -34,6 +34,7 @@ mod shard;
 mod single_file;
 mod table;
 mod validate;
+mod weight_file;
 mod weights;
 mod write;
 

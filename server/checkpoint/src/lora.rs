@@ -57,7 +57,7 @@ impl Lora {
         }
         let file = Shard::open(path.to_owned())?;
         let adapter = file.note(metadata::NAME);
-        let adapter = adapter.as_deref().map(Adapter::parse).transpose();
+        let adapter = adapter.map(Adapter::parse).transpose();
         let adapter = adapter.map_err(wrong)?.unwrap_or_default();
         let (mut modules, mut unknown) = (BTreeMap::new(), Vec::new());
         for stored in file.names() {
@@ -107,7 +107,7 @@ impl Lora {
             }
         }
         if let Some(problem) = misfits.problem() {
-            return Err(CheckpointError::new(&self.file.path, problem));
+            return Err(CheckpointError::new(self.file.path(), problem));
         }
         Ok(LoraChanges {
             file: self.file,
@@ -168,7 +168,7 @@ pub struct LoraChanges {
 impl LoraChanges {
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.file.path
+        self.file.path()
     }
 
     /// What every change is multiplied by, beside what the file says.
@@ -184,6 +184,10 @@ impl LoraChanges {
     /// The file's keys that say again, by another name, what the matched ones say. They change nothing.
     pub const fn redundant_keys(&self) -> usize {
         self.redundant
+    }
+
+    pub(crate) fn changes_tensor(&self, name: &str) -> bool {
+        self.changes.contains_key(name)
     }
 
     /// The weights that are changed.

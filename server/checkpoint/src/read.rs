@@ -2,18 +2,26 @@
 
 use crate::error::CheckpointError;
 use serde::de::DeserializeOwned;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 
 /// More than any tokenizer or index of a released model has; a larger file is not what its name says.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Opens a file. What is something else, such as a pipe, could keep whoever reads it waiting for ever.
+pub(crate) fn open(path: &Path) -> Result<File, CheckpointError> {
+    let metadata = fs::metadata(path).map_err(CheckpointError::while_doing(path, "open"))?;
+    if !metadata.is_file() {
+        return Err(CheckpointError::new(path, "it is not a file"));
+    }
+    File::open(path).map_err(CheckpointError::while_doing(path, "open"))
+}
+
 /// The content of a text file.
 pub(crate) fn text(path: &Path) -> Result<String, CheckpointError> {
     let mut content = String::new();
-    let file = File::open(path).map_err(CheckpointError::while_doing(path, "open"))?;
-    let length = file.take(MAX_BYTES + 1).read_to_string(&mut content);
+    let length = open(path)?.take(MAX_BYTES + 1).read_to_string(&mut content);
     match length.map_err(CheckpointError::while_doing(path, "read"))? as u64 {
         0..=MAX_BYTES => Ok(content),
         _ => Err(CheckpointError::new(

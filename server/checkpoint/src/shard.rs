@@ -1,12 +1,16 @@
-//! One weight file, mapped into memory.
+//! One weight file and its header.
 
 use crate::error::CheckpointError;
 use crate::gguf::Dequantize;
-use crate::table::{self, Format, Stored, Table};
-use memmap2::Mmap;
+use crate::table::{self, Format, Header, Stored};
+use crate::weight_file::WeightFile;
 use std::borrow::Cow;
-use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file that are read first for its header.
+const FIRST: usize = 1 << 20;
+/// No header is larger.
+const LARGEST_HEADER: usize = 128 << 20;
 
 /// How a tensor's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +33,14 @@ impl DType {
     }
 }
 
-/// A tensor in a mapped file.
+/// A tensor of a file.
 #[derive(Clone, Debug)]
 pub struct TensorView<'a> {
     /// How the values are stored.
     pub dtype: DType,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// The values, little-endian, row by row. Not aligned. Owned where they are not what the file has.
+    /// The values, little-endian, row by row. Not aligned.
     pub bytes: Cow<'a, [u8]>,
 }
 
@@ -92,11 +96,10 @@ pub(crate) struct Place {
     pub(crate) third: Option<usize>,
 }
 
-/// A mapped file whose header is sound.
+/// A file whose header is sound.
 pub(crate) struct Shard {
-    pub(crate) path: PathBuf,
-    map: Mmap,
-    table: Table,
+    file: WeightFile,
+    header: Header,
     /// For tensors that are stored in blocks.
     dequantize: Option<Dequantize>,
 }
@@ -104,16 +107,16 @@ pub(crate) struct Shard {
 impl Shard {
     /// A safetensors or a GGUF file.
     pub(crate) fn open(path: PathBuf) -> Result<Self, CheckpointError> {
-        let file = File::open(&path).map_err(CheckpointError::while_doing(&path, "open"))?;
-        let map = map(&file).map_err(CheckpointError::while_doing(&path, "map"))?;
-        let table =
-            table::read(&map).map_err(CheckpointError::while_doing(&path, "read the header"))?;
+        let file = WeightFile::open(path)?;
         Ok(Self {
-            path,
-            map,
-            table,
+            header: header(&file)?,
+            file,
             dequantize: None,
         })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Lets tensors that are stored in blocks be read.
@@ -126,16 +129,16 @@ impl Shard {
 
     /// Names of its tensors.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.table.keys().cloned().collect()
+        self.header.tensors.keys().cloned().collect()
     }
 
     /// A text that the header has beside the tensors.
-    pub(crate) fn note(&self, name: &str) -> Option<String> {
-        table::note(&self.map, name)
+    pub(crate) fn note(&self, name: &str) -> Option<&str> {
+        self.header.notes.get(name).map(String::as_str)
     }
 
     pub(crate) fn has(&self, stored: &str) -> bool {
-        self.table.contains_key(stored)
+        self.header.tensors.contains_key(stored)
     }
 
     /// The shape that [`Self::tensor`] gives a tensor, which is not read.
@@ -145,15 +148,20 @@ impl Shard {
 
     /// A tensor's values; single precision where they are stored in blocks.
     pub(crate) fn tensor(&self, place: &Place) -> Result<TensorView<'_>, CheckpointError> {
-        let (Stored { format, shape, .. }, bytes) = self.stored(place)?;
+        let Stored {
+            format,
+            shape,
+            range,
+        } = self.part(place)?;
+        let bytes = self.file.read(range)?;
         let stored = &place.stored;
-        let wrong = |problem: String| CheckpointError::new(&self.path, problem);
+        let wrong = |problem: String| CheckpointError::new(self.path(), problem);
         let format = match format {
             Format::Plain(dtype) => {
                 return Ok(TensorView {
                     dtype,
                     shape,
-                    bytes: Cow::Borrowed(bytes),
+                    bytes: Cow::Owned(bytes),
                 });
             }
             Format::Blocks(format) => format,
@@ -163,7 +171,7 @@ impl Shard {
             let name = format!("{format:?} blocks");
             wrong(unread(stored, &name))
         })?;
-        let values = dequantize(format, bytes)
+        let values = dequantize(format, &bytes)
             .map_err(|cause| wrong(format!("failed to read tensor {stored:?}: {cause}")))?;
         if values.len() != shape.iter().product::<usize>() {
             let (count, shape) = (values.len(), &shape);
@@ -173,21 +181,23 @@ impl Shard {
         Ok(TensorView::owned(shape, &values))
     }
 
-    /// What the header says of a tensor or its third, and its bytes.
-    pub(crate) fn stored(&self, place: &Place) -> Result<(Stored, &[u8]), CheckpointError> {
+    /// What the header says of a tensor or its third, and up to `most` of its first bytes.
+    pub(crate) fn beginning(
+        &self,
+        place: &Place,
+        most: usize,
+    ) -> Result<(Stored, Vec<u8>), CheckpointError> {
         let part = self.part(place)?;
-        let bytes = self.map.get(part.range.clone()).ok_or_else(|| {
-            let problem = format!("tensor {:?} lies behind the end", place.stored);
-            CheckpointError::new(&self.path, problem)
-        })?;
+        let (start, length) = (part.range.start, part.range.len().min(most));
+        let bytes = self.file.read(start..start + length)?;
         Ok((part, bytes))
     }
 
     /// What the header says of a tensor or its third.
     fn part(&self, place: &Place) -> Result<Stored, CheckpointError> {
         let stored = &place.stored;
-        let wrong = |problem: String| CheckpointError::new(&self.path, problem);
-        let whole = self.table.get(stored);
+        let wrong = |problem: String| CheckpointError::new(self.path(), problem);
+        let whole = self.header.tensors.get(stored);
         let whole = whole.ok_or_else(|| wrong(format!("there is no tensor {stored:?}")))?;
         if let Format::Unknown(name) = &whole.format {
             return Err(wrong(unread(stored, name)));
@@ -223,13 +233,21 @@ pub(crate) fn third(whole: &Stored, number: usize) -> Option<Stored> {
     })
 }
 
-#[expect(
-    unsafe_code,
-    reason = "weights are larger than memory may be; only a map reads them lazily"
-)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is private and read-only. What the kernel cannot rule out is that another process shortens the
-    // file, which ends this one with SIGBUS: checkpoints are complete before they are opened (`write_once` renames) and
-    // are never written again.
-    unsafe { Mmap::map(file) }
+/// Reads more and more of a file until its header is sound, or cannot be larger: GGUF does not say how large it is.
+fn header(file: &WeightFile) -> Result<Header, CheckpointError> {
+    let mut most = FIRST;
+    loop {
+        let length = file.length();
+        let head = file.read(0..length.min(most))?;
+        match table::read(&head, length) {
+            Ok(header) => return Ok(header),
+            Err(_) if most < length.min(LARGEST_HEADER) => {
+                most = (most * 8).min(LARGEST_HEADER);
+            }
+            Err(cause) => {
+                let problem = format!("failed to read the header: {cause}");
+                return Err(CheckpointError::new(file.path(), problem));
+            }
+        }
+    }
 }

@@ -47,7 +47,7 @@ impl Index {
 }
 
 impl Weights {
-    /// Maps the files that the component's index names, or its only file.
+    /// Opens the files that the component's index names, or its only file.
     pub(crate) fn open(dir: &Path, component: Component) -> Result<Self, CheckpointError> {
         let folder = dir.join(component.folder());
         Self::open_folder(&folder, component.stem(), component.optional_prefix())
@@ -70,14 +70,14 @@ impl Weights {
         }
     }
 
-    /// Maps one file with diffusers' names.
+    /// Opens one file with diffusers' names.
     pub(crate) fn open_diffusers_file(path: &Path) -> Result<Self, CheckpointError> {
         Self::of_shard(Shard::open(path.to_owned())?, |name| {
             vec![(name.to_owned(), None)]
         })
     }
 
-    /// Maps a transformer in one file, with ComfyUI's names or diffusers'.
+    /// Opens a transformer in one file, with ComfyUI's names or diffusers'.
     pub(crate) fn open_transformer_file(
         path: &Path,
         dequantize: Dequantize,
@@ -92,7 +92,7 @@ impl Weights {
             .flat_map(|stored| places(0, &stored, &rename))
             .collect();
         Ok(Self {
-            path: shard.path.clone(),
+            path: shard.path().to_owned(),
             shards: vec![shard],
             tensors,
         })
@@ -119,7 +119,7 @@ impl Weights {
             let shard: &Shard = &shards[number];
             if !shard.has(stored) {
                 let problem = format!("has no tensor {stored:?}, which the index says is there");
-                return Err(CheckpointError::new(&shard.path, problem));
+                return Err(CheckpointError::new(shard.path(), problem));
             }
             tensors.extend(places(number, stored, &rename));
         }
@@ -136,10 +136,14 @@ impl Weights {
         shard.tensor(place)
     }
 
-    /// How the tensor of that name is stored, and its bytes.
-    pub(crate) fn stored(&self, name: &str) -> Result<(Stored, &[u8]), CheckpointError> {
+    /// How the tensor of that name is stored, and up to `most` of its first bytes.
+    pub(crate) fn beginning(
+        &self,
+        name: &str,
+        most: usize,
+    ) -> Result<(Stored, Vec<u8>), CheckpointError> {
         let (shard, place) = self.place(name)?;
-        shard.stored(place)
+        shard.beginning(place, most)
     }
 
     /// The shape of the tensor of that name, which is not read.
@@ -191,7 +195,7 @@ impl Weights {
     /// The file that has the tensor.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
         let place = self.tensors.get(name);
-        place.map_or(&self.path, |(number, _)| &self.shards[*number].path)
+        place.map_or(&self.path, |(number, _)| self.shards[*number].path())
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Worker {
 
 /// What a worker does next.
 enum Order {
-    Begin(Id, Job),
+    Begin(Id, Box<Job>),
     Step(Slot),
     Decode(Slot),
     /// The client went away.
@@ -75,7 +75,7 @@ impl Worker {
     pub(crate) fn run(mut self) {
         loop {
             let outcome = match self.next() {
-                Order::Begin(id, job) => self.begin(id, job),
+                Order::Begin(id, job) => self.begin(id, *job),
                 Order::Step(slot) => self.step(slot),
                 Order::Decode(slot) => self.decode(slot),
                 Order::Cancel(slot) => {
@@ -109,7 +109,9 @@ impl Worker {
             return Some(Order::Cancel(slot));
         }
         match self.scheduler.next(state.may_begin(self.running.len())) {
-            Turn::Begin => (state.admission.take()).map(|(id, job)| Order::Begin(id, job)),
+            Turn::Begin => {
+                (state.admission.take()).map(|(id, job)| Order::Begin(id, Box::new(job)))
+            }
             Turn::Step(slot) => Some(Order::Step(slot)),
             Turn::Decode(slot) => Some(Order::Decode(slot)),
             Turn::Idle => state.is_over().then_some(Order::End),
