@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A model in the Hugging Face layout: its configurations, its mapped weights and its tokenizer.
+/// A model in the Hugging Face layout: its configurations, its weights and its tokenizer.
 pub struct Checkpoint {
     dir: PathBuf,
     text_encoder: TextEncoderConfig,
@@ -269,17 +269,19 @@ impl Checkpoint {
         }
     }
 
-    /// Checks that every tensor that the configurations imply is there, with its shape, in a format that is read.
+    /// Checks that every tensor that the configurations imply is there, with its shape, in a format that is read, and that
+    /// a prompt becomes tokens that the text encoder knows. Returns their number.
     ///
     /// # Errors
-    /// Names the first tensor that is missing or does not fit, and its file.
-    pub fn verify(&self) -> Result<(), CheckpointError> {
+    /// Names the first tensor that is missing or does not fit, and its file; or the chat template or the tokenizer.
+    pub fn verify(&self) -> Result<usize, CheckpointError> {
         for &component in self.components() {
             for Expected { name, shape } in self.expected(component) {
                 self.weights(component)?.check_shape(&name, &shape)?;
             }
         }
-        Ok(())
+        let vocabulary = self.text_encoder.vocab_size;
+        self.prompts.check(vocabulary, self.siglip.is_some())
     }
 }
 

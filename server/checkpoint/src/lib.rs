@@ -34,6 +34,7 @@ mod shard;
 mod single_file;
 mod table;
 mod validate;
+mod values;
 mod weight_file;
 mod weights;
 mod write;

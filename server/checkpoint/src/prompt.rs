@@ -2,8 +2,10 @@
 
 use crate::error::CheckpointError;
 use crate::read;
+use jiff::Zoned;
+use jiff::fmt::strtime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, context};
+use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,6 +85,8 @@ impl PromptEncoder {
             "set the syntax up",
         ))?);
         environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_function("raise_exception", raise_exception);
         environment.add_template_owned(TEMPLATE, template).map_err(
             CheckpointError::while_doing(template_path, "read the chat template"),
         )?;
@@ -91,6 +95,24 @@ impl PromptEncoder {
             tokenizer,
             environment,
         })
+    }
+
+    /// Sends a prompt through the template, which an Omni model does not use, and the tokenizer. Returns its tokens.
+    pub(crate) fn check(&self, vocabulary: usize, omni: bool) -> Result<usize, CheckpointError> {
+        let parts = if omni {
+            self.encode_parts("a red fox", 0)?
+        } else {
+            vec![self.encode("a red fox")?]
+        };
+        let ids: Vec<u32> = parts.into_iter().flat_map(|part| part.ids).collect();
+        let problem = match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(id) => {
+                format!("token {id} is beyond the {vocabulary} that the text encoder knows")
+            }
+            None if ids.is_empty() => "the chat template made no text of the prompt".to_owned(),
+            None => return Ok(ids.len()),
+        };
+        Err(CheckpointError::new(&self.path, problem))
     }
 
     /// The prompt inside the chat template, as diffusers' `ZImagePipeline` asks for it.
@@ -147,6 +169,17 @@ impl PromptEncoder {
             truncated: ids.len() > MAX_TOKENS,
         })
     }
+}
+
+/// Now, on this machine's clock, in Python's form; transformers gives it to templates.
+fn strftime_now(form: &str) -> Result<String, minijinja::Error> {
+    strtime::format(form, &Zoned::now())
+        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// How a template refuses what it is given; transformers gives it to templates.
+fn raise_exception(message: String) -> Result<String, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
 /// The tokenizer's library panics for some damaged files; those are errors here as any other.

@@ -257,7 +257,12 @@ impl State {
     }
 }
 
+/// The message alone: with `RUST_BACKTRACE` candle's errors carry the stack too, which clients must not see.
 pub(crate) fn failed(error: candle_core::Error) -> ExecutorError {
+    let mut error = &error;
+    while let candle_core::Error::WithBacktrace { inner, .. } = error {
+        error = inner;
+    }
     ExecutorError::Failed(error.to_string())
 }
 

@@ -77,6 +77,80 @@ fn prompt_is_encoded_inside_the_chat_template() {
 }
 
 #[test]
+fn a_template_has_the_functions_that_transformers_gives_it() {
+    let dir = model(Shape::Tiny);
+    let template = dir.path().join("tokenizer/chat_template.jinja");
+    let ask = "{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}";
+    fs::write(&template, format!("{ask}{{{{ strftime_now('%Y-%m') }}}}")).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let text = checkpoint.prompt_encoder().render("a cat").unwrap();
+    let (year, month) = text.split_once('-').unwrap();
+    assert!(year.parse::<u32>().unwrap() >= 2025, "{text}");
+    assert!((1..=12).contains(&month.parse::<u32>().unwrap()), "{text}");
+    let refused = checkpoint.encode("no").unwrap_err().to_string();
+    assert!(refused.contains("not that"), "{refused}");
+}
+
+#[test]
+fn a_template_that_fails_or_says_nothing_is_found_before_the_model_is_loaded() {
+    for (template, expected) in [
+        ("{{ no_such_function() }}", "no_such_function"),
+        (
+            "{{ strftime_now('%!') }}",
+            "failed to render the chat template",
+        ),
+        ("{{ raise_exception('never') }}", "never"),
+        ("", "made no text"),
+    ] {
+        let error = error_after(|dir| {
+            fs::write(dir.join("tokenizer/chat_template.jinja"), template).unwrap();
+        });
+        assert!(
+            error.starts_with("tokenizer/chat_template.jinja: "),
+            "{error}"
+        );
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_weight_file_is_told_by_what_it_is() {
+    for (content, expected) in [
+        ("", "the file is empty"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS",
+        ),
+        ("<!DOCTYPE html><html></html>", "a web page"),
+        ("PK\u{3}\u{4}abcdefghij", "no safetensors file"),
+    ] {
+        let file = "vae/diffusion_pytorch_model.safetensors";
+        let error = error_after(|dir| fs::write(dir.join(file), content).unwrap());
+        let start = format!("{file}: failed to read the header: ");
+        assert!(
+            error.starts_with(&start) && error.contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_changes_between_opening_and_reading_is_named() {
+    let dir = model(Shape::Tiny);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let path = dir.path().join("vae/diffusion_pytorch_model.safetensors");
+    let length = fs::metadata(&path).unwrap().len();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(length / 2).unwrap();
+    let error = checkpoint.check_values().unwrap_err();
+    assert_eq!(error.path, path);
+    assert!(
+        error.problem.contains("was changed while it was read"),
+        "{error}"
+    );
+}
+
+#[test]
 fn long_prompts_are_cut_to_512_tokens() {
     let dir = model(Shape::Tiny);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
@@ -384,11 +458,8 @@ fn damaged_files_give_one_line_that_names_the_folder_and_never_a_panic() {
         }
         fs::write(&path, damaged).unwrap();
         let checkpoint = Checkpoint::open(dir.path());
-        let result = checkpoint.and_then(|checkpoint| {
-            checkpoint
-                .verify()
-                .and_then(|()| checkpoint.encode("a cat"))
-        });
+        let result = checkpoint
+            .and_then(|checkpoint| checkpoint.verify().and_then(|_| checkpoint.encode("a cat")));
         if let Err(error) = result {
             let text = error.to_string();
             assert!(
