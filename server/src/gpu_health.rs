@@ -6,15 +6,35 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Faults (XIDs) that a program's own mistakes cause too: CUDA tells the program that they concern. NVIDIA's device
-/// plugin for Kubernetes passes over the same ones.
-const OF_PROGRAMS: [u64; 6] = [13, 31, 43, 45, 68, 109];
+/// plugin for Kubernetes passes over the same ones and 109, after which a program hangs that is told nothing.
+const OF_PROGRAMS: [u64; 5] = [13, 31, 43, 45, 68];
 
 /// Milliseconds between two looks at whether anybody still wants to know.
 const PATIENCE: u32 = 1000;
+
+/// Times between two attempts to watch, from the first to the longest.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// Whether faults that the GPU reports are heard of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FaultWatch(Gauge);
+
+impl FaultWatch {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "zimage_gpu_fault_watch",
+            "Whether faults that the GPU reports are heard of: 1 or 0",
+            self.0.clone(),
+        );
+    }
+}
 
 /// What a GPU counts of its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,11 +92,11 @@ pub(crate) fn check(gpus: &Gpus) -> Result<(), Failure> {
 }
 
 /// Returns when a GPU reports a fault after which it must not be computed on; never without NVIDIA's driver.
-pub(crate) async fn fault(gpus: Gpus) -> String {
+pub(crate) async fn fault(gpus: Gpus, watch: FaultWatch) -> String {
     let (tell, told) = oneshot::channel();
     let started = thread::Builder::new()
         .name("gpu-faults".to_owned())
-        .spawn(move || watch(&gpus, tell));
+        .spawn(move || keep_watch(&gpus, &watch, tell, PAUSES));
     if let Err(error) = started {
         tracing::warn!(%error, "faults that the GPU reports go unnoticed");
     }
@@ -86,25 +106,64 @@ pub(crate) async fn fault(gpus: Gpus) -> String {
     }
 }
 
-fn watch(gpus: &Gpus, tell: oneshot::Sender<String>) {
-    let Some(nvml) = gpus.nvml() else { return };
-    match next_fault(nvml, || tell.is_closed()) {
-        Ok(Some(fault)) => {
-            // Nobody waits any more when the server ends meanwhile.
-            let _unheard = tell.send(fault);
+/// Watches, and begins again when the library fails, after longer and longer pauses.
+fn keep_watch(
+    gpus: &Gpus,
+    watch: &FaultWatch,
+    tell: oneshot::Sender<String>,
+    [first, longest]: [Duration; 2],
+) {
+    if gpus.nvml().is_none() {
+        return;
+    }
+    let mut pause = first;
+    while !tell.is_closed() {
+        let began = Instant::now();
+        // The library is opened anew: after a restart of the driver the old one only fails.
+        let outcome = gpus.reopen().and_then(|nvml| {
+            next_fault(
+                &nvml,
+                || tell.is_closed(),
+                || {
+                    watch.0.set(1);
+                },
+            )
+        });
+        watch.0.set(0);
+        match outcome {
+            Ok(Some(fault)) => {
+                // Nobody waits any more when the server ends meanwhile.
+                let _unheard = tell.send(fault);
+                return;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                if began.elapsed() > longest {
+                    pause = first;
+                }
+                tracing::warn!(%error, again_in_seconds = pause.as_secs_f64(), "faults that the GPU reports go unnoticed");
+            }
         }
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "faults that the GPU reports go unnoticed"),
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !tell.is_closed() {
+            thread::sleep(pause.min(Duration::from_millis(500)));
+        }
+        pause = (pause * 2).min(longest);
     }
 }
 
-fn next_fault(nvml: &Nvml, given_up: impl Fn() -> bool) -> Result<Option<String>, NvmlError> {
+fn next_fault(
+    nvml: &Nvml,
+    given_up: impl Fn() -> bool,
+    watching: impl FnOnce(),
+) -> Result<Option<String>, NvmlError> {
     let mut events = nvml.create_event_set()?;
     for index in 0..nvml.device_count()? {
         let device = nvml.device_by_index(index)?;
         let registered = device.register_events(EventTypes::CRITICAL_XID_ERROR, events);
         events = registered.map_err(|error| error.error)?;
     }
+    watching();
     while !given_up() {
         match events.wait(PATIENCE) {
             Ok(event) => {
@@ -137,6 +196,7 @@ mod tests {
     #[test]
     fn a_fault_that_programs_cause_does_not_end_the_server() {
         assert_eq!(of_the_gpu(XidError::Value(31)), None);
+        assert!(of_the_gpu(XidError::Value(109)).is_some());
         assert_eq!(
             of_the_gpu(XidError::Value(79)).as_deref(),
             Some("the GPU reports XID 79")
@@ -169,8 +229,12 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_driver_nothing_is_ever_reported() {
-        let waiting =
-            tokio::time::timeout(std::time::Duration::from_millis(50), fault(Gpus::none()));
+        let fault = fault(Gpus::none(), FaultWatch::default());
+        let waiting = tokio::time::timeout(Duration::from_millis(50), fault);
         assert!(waiting.await.is_err());
     }
 }
+
+#[cfg(test)]
+#[path = "gpu_health/played.rs"]
+mod played;

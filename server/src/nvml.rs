@@ -14,6 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Unit;
+use std::ffi::OsStr;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +24,11 @@ type Figures = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// The GPUs that this process sees; none without NVIDIA's driver.
 #[derive(Clone)]
-pub(crate) struct Gpus(Option<Arc<Nvml>>);
+pub(crate) struct Gpus {
+    nvml: Option<Arc<Nvml>>,
+    /// Where the library is. `None`: where the system finds it.
+    library: Option<Arc<OsStr>>,
+}
 
 /// What one GPU says about itself; a figure that it does not know is left out.
 #[derive(Default)]
@@ -39,35 +44,52 @@ struct Sample {
 impl Gpus {
     /// Looks for the driver.
     pub(crate) fn find() -> Self {
-        match Nvml::init() {
-            Ok(nvml) => Self(Some(Arc::new(nvml))),
-            Err(error) => {
-                tracing::debug!(%error, "no NVIDIA driver");
-                Self(None)
-            }
-        }
+        Self::open(None)
+    }
+
+    /// As [`Self::find`], with the library in a place of its own.
+    #[cfg(test)]
+    pub(crate) fn of(library: &std::path::Path) -> Self {
+        Self::open(Some(library.as_os_str().into()))
     }
 
     /// As on a machine without a driver.
     #[cfg(test)]
     pub(crate) const fn none() -> Self {
-        Self(None)
+        Self {
+            nvml: None,
+            library: None,
+        }
+    }
+
+    fn open(library: Option<Arc<OsStr>>) -> Self {
+        let nvml = init(library.as_deref());
+        let nvml = nvml.inspect_err(|error| tracing::debug!(%error, "no NVIDIA driver"));
+        Self {
+            nvml: nvml.ok().map(Arc::new),
+            library,
+        }
+    }
+
+    /// The library once more: one that was opened before the driver failed may only fail from then on.
+    pub(crate) fn reopen(&self) -> Result<Nvml, NvmlError> {
+        init(self.library.as_deref())
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.0
+        self.nvml
             .as_ref()
             .and_then(|nvml| nvml.device_count().ok())
             .unwrap_or(0)
     }
 
     pub(crate) fn nvml(&self) -> Option<&Nvml> {
-        self.0.as_deref()
+        self.nvml.as_deref()
     }
 
     /// Of each GPU that says so.
     pub(crate) fn memory_health(&self) -> Vec<MemoryHealth> {
-        let Some(nvml) = &self.0 else {
+        let Some(nvml) = &self.nvml else {
             return Vec::new();
         };
         let devices = (0..self.count()).filter_map(|index| nvml.device_by_index(index).ok());
@@ -76,19 +98,21 @@ impl Gpus {
 
     /// Joules that the first GPU has used since its driver was loaded.
     pub(crate) fn joules(&self) -> Option<f64> {
-        let device = self.0.as_ref()?.device_by_index(0).ok()?;
+        let device = self.nvml.as_ref()?.device_by_index(0).ok()?;
         Some(device.total_energy_consumption().ok()? as f64 / 1000.0)
     }
 
     /// Bytes of the first GPU's memory that are in use.
     pub(crate) fn memory_used(&self) -> Option<u64> {
-        let device = self.0.as_ref()?.device_by_index(0).ok()?;
+        let device = self.nvml.as_ref()?.device_by_index(0).ok()?;
         Some(device.memory_info().ok()?.used)
     }
 
     fn sample(&self) -> Sample {
         let sample = Sample::default();
-        let Some(nvml) = &self.0 else { return sample };
+        let Some(nvml) = &self.nvml else {
+            return sample;
+        };
         for index in 0..self.count() {
             let Ok(device) = nvml.device_by_index(index) else {
                 continue;
@@ -115,6 +139,13 @@ impl Gpus {
             }
         }
         sample
+    }
+}
+
+fn init(library: Option<&OsStr>) -> Result<Nvml, NvmlError> {
+    match library {
+        Some(path) => Nvml::builder().lib_path(path).init(),
+        None => Nvml::init(),
     }
 }
 
