@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Make images and write them to files.
     Generate(Generate),
-    /// Check a checkpoint's files, tensors and shapes without loading it.
+    /// Check a checkpoint's files, tensors and values, its chat template and its tokenizer.
     Verify(Verify),
     /// Write a checkpoint again in bfloat16, with a manifest that verify compares it with.
     Convert(Convert),
@@ -249,10 +249,10 @@ pub(crate) struct Tune {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Verify {
     #[command(flatten)]
-    pub(crate) files: Files,
-    /// ControlNet to check with it.
-    #[arg(long, env = "ZIMAGE_CONTROLNET")]
-    pub(crate) controlnet: Option<PathBuf>,
+    pub(crate) model: Model,
+    /// Load the model too, and make one small image with it, as serve does before it is ready.
+    #[arg(long)]
+    pub(crate) make_image: bool,
 }
 
 #[derive(Clone, Debug, Args)]

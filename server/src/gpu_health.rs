@@ -236,5 +236,4 @@ mod tests {
 }
 
 #[cfg(test)]
-#[path = "gpu_health/played.rs"]
 mod played;

@@ -3,7 +3,7 @@
 //! ```text
 //! serve       checkpoint ─▶ executor ─▶ engine ─▶ HTTP
 //! generate    checkpoint ─▶ executor ─▶ a file
-//! verify      checks a checkpoint without loading it
+//! verify      checks a checkpoint, and makes an image of it when asked to
 //! convert     writes a checkpoint again in bfloat16
 //! make-model  writes a checkpoint of random weights
 //! bench       executor ─▶ a table
@@ -24,6 +24,7 @@ mod lora_file;
 mod make_model;
 mod nvml;
 mod progress;
+mod proof;
 mod serve;
 mod tune;
 mod verify;

@@ -1,11 +1,12 @@
-//! `serve`: the interface listens at once and is ready when the model is loaded.
+//! `serve`: the interface listens at once and is ready when the model has made an image.
 
 use crate::args::Serve;
 use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
-use crate::gpu_health;
+use crate::gpu_health::{self, FaultWatch};
 use crate::nvml::Gpus;
+use crate::proof;
 use prometheus_client::registry::Registry;
 use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,8 +33,10 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     engine_metrics.register(&mut registry);
     http_metrics.register(&mut registry);
     registry.register_collector(Box::new(gpus.clone()));
+    let watch = FaultWatch::default();
     if chosen == Chosen::Cuda {
         registry.register_collector(Box::new(CudaFigures));
+        watch.register(&mut registry);
     }
     let app = args.serve.app(http_metrics);
     let stop = stop_on_signal().map_err(Failure::other)?;
@@ -48,7 +51,7 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     let mut serving = pin!(serving);
     let failure = tokio::select! {
         outcome = &mut serving => return outcome.map_err(Failure::other),
-        failure = compute(args, chosen, &app, (gpus, engine_metrics)) => failure,
+        failure = compute(args, chosen, &app, (gpus, watch, engine_metrics)) => failure,
     };
     // Whoever waits is told before the process ends.
     stop.cancel();
@@ -58,12 +61,12 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     Err(failure)
 }
 
-/// Loads the model and lets the interface have it. Returns when that fails, or the device does.
+/// Loads the model, makes an image with it and lets the interface have it. Returns when that fails, or the device does.
 async fn compute(
     args: &Serve,
     chosen: Chosen,
     app: &App,
-    (gpus, metrics): (Gpus, EngineMetrics),
+    (gpus, watch, metrics): (Gpus, FaultWatch, EngineMetrics),
 ) -> Failure {
     let model = args.model.clone();
     let own = gpus.clone();
@@ -73,19 +76,26 @@ async fn compute(
         Ok(Err(failure)) => return failure,
         Err(error) => return Failure::Other(format!("failed to load the model: {error}")),
     };
-    match Engine::start(vec![executor], args.serve.engine(), metrics) {
-        Ok(engine) => {
-            app.start_serving(engine.clone());
-            tracing::info!("ready");
-            tokio::select! {
-                cause = engine.failed() => Failure::Device(cause),
-                fault = gpu_health::fault(gpus), if chosen == Chosen::Cuda => {
-                    engine.fail(&fault);
-                    Failure::Device(fault)
-                }
-            }
+    let engine = match Engine::start(vec![executor], args.serve.engine(), metrics) {
+        Ok(engine) => engine,
+        Err(error) => {
+            return Failure::Other(format!("failed to start the device thread: {error}"));
         }
-        Err(error) => Failure::Other(format!("failed to start the device thread: {error}")),
+    };
+    let serving = async {
+        if let Err(failure) = proof::prove(&engine, &args.model, chosen).await {
+            return failure;
+        }
+        app.start_serving(engine.clone());
+        tracing::info!("ready");
+        Failure::Device(engine.failed().await)
+    };
+    tokio::select! {
+        failure = serving => failure,
+        fault = gpu_health::fault(gpus, watch), if chosen == Chosen::Cuda => {
+            engine.fail(&fault);
+            Failure::Device(fault)
+        }
     }
 }
 

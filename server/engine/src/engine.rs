@@ -219,6 +219,12 @@ impl Engine {
         self.0.queue.failed().is_cancelled()
     }
 
+    /// Why the device failed, if it has.
+    pub fn failure(&self) -> Option<String> {
+        let failed = self.has_failed();
+        failed.then(|| self.0.queue.cause().to_owned())
+    }
+
     /// Where a device makes no progress, if one does not. It may make some later; otherwise it fails.
     pub fn stuck(&self) -> Option<String> {
         let looked = watchdog::look(&self.0.queue, &self.0.devices, self.0.patience);

@@ -101,10 +101,11 @@ impl App {
     /// Why the server must be started again, if it must.
     pub(crate) fn fault(&self) -> Option<Cow<'static, str>> {
         match self.get() {
-            State::Serving(engine) | State::Leaving(engine) if engine.has_failed() => {
-                Some("the device failed".into())
+            State::Serving(engine) | State::Leaving(engine) => {
+                let cause = engine.failure()?;
+                Some(format!("the device failed: {cause}").into())
             }
-            _ => None,
+            State::Loading => None,
         }
     }
 

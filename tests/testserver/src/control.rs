@@ -24,6 +24,8 @@ pub(crate) struct Claims {
     pub(crate) status: Option<u16>,
     /// Whether `/readyz` may say so.
     pub(crate) ready: bool,
+    /// Whether the device stands still in the call that it is in, as in a driver that never returns.
+    pub(crate) hang: bool,
 }
 
 /// A change: fields that are left out stay, `null` is a value of those that know it.
@@ -38,6 +40,7 @@ pub(crate) struct Change {
     #[serde(default, deserialize_with = "given")]
     status: Option<Option<u16>>,
     ready: Option<bool>,
+    hang: Option<bool>,
 }
 
 impl Change {
@@ -71,6 +74,7 @@ impl Default for Control {
             step_milliseconds: 1,
             status: None,
             ready: true,
+            hang: false,
         })))
     }
 }
@@ -82,6 +86,10 @@ impl Control {
 
     pub(crate) fn step(&self) -> Duration {
         Duration::from_millis(self.lock().step_milliseconds)
+    }
+
+    pub(crate) fn hangs(&self) -> bool {
+        self.lock().hang
     }
 
     pub(crate) fn change(&self, change: Change) -> Claims {
@@ -100,6 +108,9 @@ impl Control {
         }
         if let Some(value) = change.ready {
             claims.ready = value;
+        }
+        if let Some(value) = change.hang {
+            claims.hang = value;
         }
         claims.clone()
     }

@@ -18,13 +18,19 @@ use prometheus_client::registry::Registry;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use zimage_core::executor::Executor;
 use zimage_core::fake::{Call, FakeExecutor};
 use zimage_engine::{Engine, EngineMetrics};
 use zimage_http::{HttpMetrics, ServeArgs, api, serve};
+
+/// The exit code that zimage-server has when its device failed.
+const DEVICE_FAILED: u8 = 4;
 
 /// A Z-Image server that computes nothing and reports the load that a test sets.
 #[derive(Parser)]
@@ -63,7 +69,7 @@ struct Serve {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let Command::Serve(args) = Program::parse().command;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -83,13 +89,14 @@ async fn main() -> Result<()> {
         if let Call::Step(_) = call {
             std::thread::sleep(pace.step());
         }
+        while pace.hangs() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     });
-    app.start_serving(Engine::start(
-        vec![Box::new(executor)],
-        args.serve.engine(),
-        engine_metrics,
-    )?);
+    let executors: Vec<Box<dyn Executor>> = vec![Box::new(executor)];
+    let engine = Engine::start(executors, args.serve.engine(), engine_metrics)?;
+    app.start_serving(engine.clone());
 
     let stop = stop_on_signal()?;
     let listener = TcpListener::bind(args.control_listen)
@@ -100,8 +107,13 @@ async fn main() -> Result<()> {
     tokio::select! {
         outcome = serve(app, api, registry, args.serve.addresses(), args.serve.shutdown(), stop) => outcome?,
         outcome = controlled => outcome?,
+        cause = engine.failed() => {
+            // Outside a container there is nobody to read it.
+            let _unread = std::fs::write("/dev/termination-log", cause);
+            return Ok(ExitCode::from(DEVICE_FAILED));
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn stop_on_signal() -> Result<CancellationToken> {
