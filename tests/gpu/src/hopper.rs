@@ -6,7 +6,7 @@ use zimage_cuda::matmul::{Output, Product};
 use zimage_cuda::ops::attention::plain;
 use zimage_cuda::ops::hopper::{self, gate_up_swiglu};
 use zimage_cuda::ops::rope::Heads;
-use zimage_cuda::{Compute, Format, Gpu, GpuError, Memory};
+use zimage_cuda::{Compute, Format, Gpu, GpuError, Matrix, Memory};
 
 /// The other way rounds to bfloat16 twice or three times.
 const SEVERAL: f64 = 8e-3;
@@ -17,6 +17,10 @@ const MOST_E4M3: f32 = 448.0;
 pub(crate) const ALL: &[(&str, OperationTest)] = &[
     ("attention_of_pairs", attention_of_pairs),
     ("products", products),
+    (
+        "a_product_into_memory_that_was_never_written",
+        a_product_into_memory_that_was_never_written,
+    ),
     ("gate_and_up_with_swiglu", gate_and_up_with_swiglu),
 ];
 
@@ -158,6 +162,26 @@ fn products(compute: &Compute) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// It is what it is elsewhere, and complete. Under compute-sanitizer's initcheck this shows that the tool does not see what the
+/// copy engine stores: it reports the read of a result that is here compared number by number.
+fn a_product_into_memory_that_was_never_written(compute: &Compute) -> Outcome {
+    let gpu = &compute.gpu;
+    let size = (130, 144, 208);
+    let (m, n, _) = size;
+    let factors = Factors::new(compute, Format::S8, size)?;
+    let operands = (factors.x.matrix()?, factors.weight.matrix()?);
+    let (fresh, written) = (gpu.allocate(2 * m * n)?, poisoned(gpu, 2 * m * n)?);
+    let quantised = |y: &Memory| -> Result<Vec<f32>, GpuError> {
+        let whole = Matrix::bf16(y.region(), (m, n))?;
+        hopper::product(gpu, whole, operands.0, operands.1)?;
+        Stored::of(gpu, Format::S8, (m, n), y)?.numbers(gpu)
+    };
+    if quantised(&fresh)? == quantised(&written)? {
+        return Ok(());
+    }
+    Err("what memory held before shows in the result".into())
 }
 
 /// What the host makes of the gate's and up's sums.
