@@ -143,6 +143,37 @@ STEPS
     Ok(())
 }
 
+/// Runs tests/advisories with a cargo-deny that cannot fetch and finds `verdict`, with or without an older database.
+fn advisories(verdict: &str, has_database: bool) -> Result<Output> {
+    let script = r#"
+        version=$(sed -n 's/^version=//p' tests/cargo-deny.sh)
+        program=$XDG_CACHE_HOME/zimage/cargo-deny-$version/bin/cargo-deny
+        mkdir -p "$(dirname "$program")"
+        printf '#!/bin/sh\ncase "$*" in *fetch\ db*) echo unreachable >&2; exit 1;; *) %s;; esac\n' "$1" > "$program"
+        chmod +x "$program"
+        export CARGO_HOME=$XDG_CACHE_HOME/cargo
+        [ "$2" = false ] || mkdir -p "$CARGO_HOME/advisory-dbs/github.com-1/crates"
+        tests/advisories
+    "#;
+    bash(script, &[verdict, &has_database.to_string()])
+}
+
+#[test]
+fn advisories_without_any_database_are_no_pass_and_no_failure() -> Result<()> {
+    let unreachable = advisories("exit 0", false)?;
+    assert_eq!(unreachable.status.code(), Some(3));
+    let told = text(&unreachable.stderr);
+    assert!(told.contains("cannot be fetched: unreachable"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn an_older_database_of_advisories_counts_when_there_is_no_newer() -> Result<()> {
+    assert_eq!(advisories("exit 0", true)?.status.code(), Some(0));
+    assert_eq!(advisories("exit 1", true)?.status.code(), Some(1));
+    Ok(())
+}
+
 #[test]
 fn the_summary_counts_layers_and_repeats_what_was_not_run() -> Result<()> {
     let folder = tempfile::tempdir()?;
