@@ -73,6 +73,8 @@ pub enum Reason {
     WithinCapacity,
     /// The primary's GPUs stayed above the limit for the whole window.
     Saturated,
+    /// The primary's figures were missing for ten minutes while traffic was shifted: it has the weights of the spec again.
+    FiguresMissing,
     /// The primary has no ready pod; the fallback serves.
     PrimaryUnavailable,
     /// The fallback has no ready pod; the primary serves.
@@ -109,6 +111,7 @@ impl Reason {
             Self::NoReadyPods => "NoReadyPods",
             Self::WithinCapacity => "WithinCapacity",
             Self::Saturated => "Saturated",
+            Self::FiguresMissing => "FiguresMissing",
             Self::PrimaryUnavailable => "PrimaryUnavailable",
             Self::FallbackUnavailable => "FallbackUnavailable",
             Self::BothUnavailable => "BothUnavailable",

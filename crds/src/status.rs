@@ -36,6 +36,19 @@ pub enum TrafficState {
     BothDown,
 }
 
+impl TrafficState {
+    /// The name in the status and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Shifted => "Shifted",
+            Self::PrimaryDown => "PrimaryDown",
+            Self::FallbackDown => "FallbackDown",
+            Self::BothDown => "BothDown",
+        }
+    }
+}
+
 /// The split in force and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

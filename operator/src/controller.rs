@@ -47,14 +47,7 @@ pub struct Shared {
 }
 
 /// Reconciles the deployments of one namespace, or of all, until `stop`.
-///
-/// # Errors
-/// When the client that reads the pods' metrics cannot be made.
-pub async fn run(
-    shared: Shared,
-    namespace: Option<&str>,
-    stop: CancellationToken,
-) -> Result<(), reqwest::Error> {
+pub async fn run(shared: Shared, namespace: Option<&str>, stop: CancellationToken) {
     let client = &shared.client;
     let owned = watcher::Config::default().labels(&format!(
         "{}={}",
@@ -90,7 +83,7 @@ pub async fn run(
         child_changes.push((kind, changes));
     }
 
-    let observer = Arc::new(Observer::new()?);
+    let observer = Arc::new(Observer::new(Arc::clone(&shared.metrics)));
     let (changed, decisions) = mpsc::channel(DECISIONS);
     let context = Arc::new(Context {
         client: shared.client,
@@ -136,7 +129,6 @@ pub async fn run(
         () = reconciliations.for_each(async |outcome| log(outcome)) => {}
         () = async { tokio::join!(observer.watch(exists, changed), forgetting); } => {}
     }
-    Ok(())
 }
 
 fn log<E: std::error::Error>(outcome: Result<(ObjectRef<ZImageDeployment>, Action), E>) {

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod clock;
 pub mod controller;
 #[cfg(test)]
 mod fake_api;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
@@ -138,7 +138,7 @@ async fn lead(
             metrics: Arc::clone(&metrics),
         };
         tokio::select! {
-            outcome = act(args, &shared, stop) => outcome?,
+            () = act(args, &shared, stop) => {}
             // Another replica acts from now on; ending the process is the surest way to stop acting.
             () = election.lost() => bail!("the lead was lost"),
         }
@@ -151,7 +151,7 @@ async fn lead(
 }
 
 /// Runs a controller for each namespace, or one for all of them, until `stop`.
-async fn act(args: &Args, shared: &Shared, stop: &CancellationToken) -> Result<()> {
+async fn act(args: &Args, shared: &Shared, stop: &CancellationToken) {
     let scopes: Vec<Option<&str>> = match args.watch_namespaces.as_slice() {
         [] => vec![None],
         names => names.iter().map(|name| Some(name.as_str())).collect(),
@@ -159,6 +159,5 @@ async fn act(args: &Args, shared: &Shared, stop: &CancellationToken) -> Result<(
     let controllers = scopes
         .into_iter()
         .map(|scope| controller::run(shared.clone(), scope, stop.clone()));
-    try_join_all(controllers).await.context("failed to start")?;
-    Ok(())
+    join_all(controllers).await;
 }

@@ -1,6 +1,6 @@
 //! The operator's own figures, `zimage_operator_*`.
 
-use crate::observe::Decision;
+use crate::observe::{Decision, OUTCOMES};
 use crate::traffic::{Load, TierObservation};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -10,14 +10,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
 
 type Ratio = Gauge<f64, AtomicU64>;
+type Seconds = Gauge<f64, AtomicU64>;
 
 /// All figures and the registry that shows them.
 pub struct Metrics {
@@ -29,8 +28,10 @@ pub struct Metrics {
     tier_ready_pods: Family<TierLabels, Gauge>,
     tier_utilization: Family<TierLabels, Ratio>,
     tier_waiting: Family<TierLabels, Gauge>,
+    tier_figures_age: Family<TierLabels, Seconds>,
     shifts: Family<ShiftLabels, Counter>,
-    shown: Mutex<HashSet<TierLabels>>,
+    scrape_failures: Family<OutcomeLabels, Counter>,
+    scraped_bytes: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,8 +45,13 @@ struct TierLabels {
 struct ShiftLabels {
     namespace: String,
     name: String,
-    state: String,
+    state: &'static str,
     reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
 }
 
 impl Metrics {
@@ -60,8 +66,10 @@ impl Metrics {
             tier_ready_pods: Family::default(),
             tier_utilization: Family::default(),
             tier_waiting: Family::default(),
+            tier_figures_age: Family::default(),
             shifts: Family::default(),
-            shown: Mutex::default(),
+            scrape_failures: Family::default(),
+            scraped_bytes: Counter::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -100,11 +108,34 @@ impl Metrics {
             "Requests that wait in the ready pods; absent without fresh figures",
             metrics.tier_waiting.clone(),
         );
+        registry.register_with_unit(
+            "tier_figures_age",
+            "Age of the oldest figures among the ready pods; above 5 seconds they move nothing",
+            Unit::Seconds,
+            metrics.tier_figures_age.clone(),
+        );
+        registry.register(
+            "scrape_failures",
+            "Pods' metrics that could not be read, by cause",
+            metrics.scrape_failures.clone(),
+        );
+        registry.register_with_unit(
+            "scraped",
+            "Bytes that were read of pods' metrics",
+            Unit::Bytes,
+            metrics.scraped_bytes.clone(),
+        );
         registry.register(
             "shifts",
             "Changes of the traffic's state, by the new state",
             metrics.shifts.clone(),
         );
+        for outcome in OUTCOMES {
+            // A counter that is there from the start can be alarmed on.
+            metrics
+                .scrape_failures
+                .get_or_create(&OutcomeLabels { outcome });
+        }
         Self {
             registry,
             ..metrics
@@ -134,22 +165,40 @@ impl Metrics {
         self.reconcile_failures.inc();
     }
 
-    pub(crate) fn decided(&self, owner: &ZImageDeployment, decision: &Decision) {
+    pub(crate) fn scraped(&self, bytes: usize) {
+        self.scraped_bytes
+            .inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn scrape_failed(&self, outcome: &'static str) {
+        let labels = OutcomeLabels { outcome };
+        self.scrape_failures.get_or_create(&labels).inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn scraped_bytes(&self) -> u64 {
+        self.scraped_bytes.get()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn scrape_failures(&self, outcome: &'static str) -> u64 {
+        let labels = OutcomeLabels { outcome };
+        self.scrape_failures.get_or_create(&labels).get()
+    }
+
+    /// Shows a decision and the figures that it rests on.
+    pub(crate) fn decided(&self, deployment: &ObjectRef<ZImageDeployment>, decision: &Decision) {
         let weights = decision.memory.weights();
         let observation = &decision.observation;
         for (tier, weight, seen) in [
             (Tier::Primary, weights.primary, &observation.primary),
             (Tier::Fallback, weights.fallback, &observation.fallback),
         ] {
-            let labels = labels(owner, tier);
+            let labels = labels(deployment, tier);
             self.tier_weight
                 .get_or_create(&labels)
                 .set(i64::from(weight));
             self.show(&labels, seen);
-            self.shown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(labels);
         }
     }
 
@@ -157,6 +206,13 @@ impl Metrics {
         self.tier_ready_pods
             .get_or_create(labels)
             .set(i64::from(seen.ready_pods));
+        if seen.ready_pods > 0 {
+            self.tier_figures_age
+                .get_or_create(labels)
+                .set(seen.figures_age.as_secs_f64());
+        } else {
+            self.tier_figures_age.remove(labels);
+        }
         match seen.load {
             Load::Fresh {
                 utilization,
@@ -188,26 +244,23 @@ impl Metrics {
             let labels = ShiftLabels {
                 namespace: owner.namespace().unwrap_or_default(),
                 name: owner.name_any(),
-                state: format!("{:?}", traffic.state),
+                state: traffic.state.as_str(),
                 reason: traffic.reason.clone(),
             };
             self.shifts.get_or_create(&labels).inc();
         }
     }
 
-    /// Takes out the figures of deployments that are gone.
-    pub(crate) fn forget(&self, exists: impl Fn(&ObjectRef<ZImageDeployment>) -> bool) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.retain(|labels| {
-            let stays = exists(&ObjectRef::new(&labels.name).within(&labels.namespace));
-            if !stays {
-                self.tier_weight.remove(labels);
-                self.tier_ready_pods.remove(labels);
-                self.tier_utilization.remove(labels);
-                self.tier_waiting.remove(labels);
-            }
-            stays
-        });
+    /// Takes out the figures of a deployment that is gone.
+    pub(crate) fn forget(&self, deployment: &ObjectRef<ZImageDeployment>) {
+        for tier in Tier::ALL {
+            let labels = labels(deployment, tier);
+            self.tier_weight.remove(&labels);
+            self.tier_ready_pods.remove(&labels);
+            self.tier_utilization.remove(&labels);
+            self.tier_waiting.remove(&labels);
+            self.tier_figures_age.remove(&labels);
+        }
     }
 }
 
@@ -217,10 +270,10 @@ impl Default for Metrics {
     }
 }
 
-fn labels(owner: &ZImageDeployment, tier: Tier) -> TierLabels {
+fn labels(deployment: &ObjectRef<ZImageDeployment>, tier: Tier) -> TierLabels {
     TierLabels {
-        namespace: owner.namespace().unwrap_or_default(),
-        name: owner.name_any(),
+        namespace: deployment.namespace.clone().unwrap_or_default(),
+        name: deployment.name.clone(),
         tier: tier.as_str(),
     }
 }

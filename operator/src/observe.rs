@@ -1,41 +1,53 @@
 //! Reads the tiers' load from their pods and keeps the traffic decision of every deployment current.
 //!
-//! Reconciliation names the pods ([`Observer::decide`]); [`Observer::watch`] then scrapes their `/metrics` each second
+//! Reconciliation names the pods ([`Observer::decide`]); [`Observer::watch`] then reads their `/metrics` each second
 //! and reports a deployment whose decision no longer agrees with its status.
+//!
+//! Deployments belong to tenants that do not trust each other. Each has a round of its own, a few pods at a time, and
+//! rounds do not wait for each other: pods that never answer make the figures of their own deployment old, and no other's.
 
 mod exposition;
 mod sample;
+mod scrape;
 
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Moment;
+use crate::metrics::Metrics;
 use crate::traffic::{self, Memory, Observation, Policy};
-use futures::{StreamExt, stream};
-use jiff::Timestamp;
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use kube::runtime::reflector::ObjectRef;
 use sample::Samples;
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
-use zimage_crds::{TrafficStatus, ZImageDeployment};
+use zimage_crds::{Tier, TrafficStatus, ZImageDeployment};
 
 pub use exposition::{UTILIZATION, WAITING};
 pub use sample::{PodTarget, TierTargets};
+pub(crate) use scrape::OUTCOMES;
 
 type DeploymentRef = ObjectRef<ZImageDeployment>;
 
 /// How often each pod is read.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one pod may take to answer; shorter than the interval, so that rounds do not pile up.
-const SCRAPE_TIMEOUT: Duration = Duration::from_millis(900);
-/// Largest answer that is read.
-const MAX_EXPOSITION_BYTES: usize = 1 << 20;
-/// Pods read at the same time.
-const CONCURRENT_SCRAPES: usize = 64;
+/// How long a deployment's round may take. What was not read by then is read in the next one.
+const ROUND: Duration = Duration::from_secs(4);
+/// Pods of one deployment that are read at the same time.
+const CONCURRENT_PODS: usize = 8;
+/// Pods of all deployments that are read at the same time, each with about 100 KiB of buffers in the program and the
+/// kernel. Places are given in the order in which they are asked for, so no deployment waits longer than it takes to serve
+/// [`CONCURRENT_PODS`] of each other one.
+const CONNECTIONS: usize = 512;
 
 /// The traffic decisions of all deployments.
 pub struct Observer {
-    client: reqwest::Client,
+    metrics: Arc<Metrics>,
+    connections: Semaphore,
     watched: Mutex<HashMap<DeploymentRef, Watched>>,
 }
 
@@ -47,6 +59,8 @@ struct Watched {
     memory: Memory,
     /// What the status shows or is about to show.
     published: Option<Decision>,
+    /// A round of its pods is on its way.
+    is_being_read: bool,
 }
 
 /// What reconciliation knows about a deployment's traffic.
@@ -79,20 +93,13 @@ impl Decision {
 }
 
 impl Observer {
-    /// An observer of nothing.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be built.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(SCRAPE_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(10))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self {
-            client,
-            watched: Mutex::new(HashMap::new()),
-        })
+    /// An observer of nothing. What it sees and decides is shown in `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            connections: Semaphore::new(CONNECTIONS),
+            watched: Mutex::default(),
+        }
     }
 
     /// The decision for a deployment, now. Its pods are read each second from here on.
@@ -100,26 +107,29 @@ impl Observer {
         &self,
         deployment: &DeploymentRef,
         situation: Situation<'_>,
-        now: Timestamp,
+        now: Moment,
     ) -> Decision {
         let mut watched = self.lock();
         let entry = watched.entry(deployment.clone()).or_insert_with(|| {
-            let memory = situation
-                .status
-                .map_or_else(|| Memory::new(&situation.policy, now), Memory::from_status);
+            let memory = match situation.status {
+                Some(status) => Memory::from_status(status, now),
+                None => Memory::new(&situation.policy, now),
+            };
             Watched {
                 policy: situation.policy.clone(),
                 primary: Samples::default(),
                 fallback: Samples::default(),
                 published: None,
+                is_being_read: false,
                 memory,
             }
         });
         entry.policy = situation.policy;
-        entry.primary.follow(situation.primary, now);
-        entry.fallback.follow(situation.fallback, now);
+        entry.primary.follow(situation.primary, now.monotonic);
+        entry.fallback.follow(situation.fallback, now.monotonic);
         let decision = entry.decide(now);
         entry.published = Some(decision.clone());
+        self.metrics.decided(deployment, &decision);
         decision
     }
 
@@ -133,79 +143,94 @@ impl Observer {
     ) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut rounds = FuturesUnordered::new();
         loop {
-            ticks.tick().await;
-            self.lock().retain(|deployment, _| exists(deployment));
-            self.scrape().await;
-            for deployment in self.decide_all(Timestamp::now()) {
-                // A full channel means that reconciliation is behind; the next round reports the same again.
-                if changed.try_send(deployment).is_err() && changed.is_closed() {
-                    return;
+            tokio::select! {
+                _ = ticks.tick() => {
+                    self.forget_the_gone(&exists);
+                    rounds.extend(self.due().into_iter().map(|(deployment, pods)| self.round(deployment, pods)));
+                }
+                Some(deployment) = rounds.next() => {
+                    if self.has_changed(&deployment, Moment::now())
+                        // A full channel means that reconciliation is behind; the next round reports the same again.
+                        && changed.try_send(deployment).is_err()
+                        && changed.is_closed()
+                    {
+                        return;
+                    }
                 }
             }
         }
     }
 
-    async fn scrape(&self) {
-        let targets: Vec<_> = self
-            .lock()
-            .iter()
-            .flat_map(|(name, entry)| entry.targets(name))
-            .collect();
-        let mut answers = stream::iter(targets)
-            .map(|(deployment, pod)| async move {
-                let text = self.fetch(&pod).await;
-                (deployment, pod, text)
-            })
-            .buffer_unordered(CONCURRENT_SCRAPES);
-        while let Some((deployment, pod, text)) = answers.next().await {
-            let figures = match text {
-                Ok(text) => exposition::parse(&text),
-                Err(error) => {
-                    tracing::debug!(pod = pod.name, %error, "failed to read a pod's metrics");
-                    continue;
-                }
-            };
-            if let Some(entry) = self.lock().get_mut(&deployment) {
-                entry.primary.record(&pod, figures, Timestamp::now());
-                entry.fallback.record(&pod, figures, Timestamp::now());
+    fn forget_the_gone(&self, exists: impl Fn(&DeploymentRef) -> bool) {
+        self.lock().retain(|deployment, _| {
+            let stays = exists(deployment);
+            if !stays {
+                self.metrics.forget(deployment);
             }
-        }
+            stays
+        });
     }
 
-    async fn fetch(&self, pod: &PodTarget) -> Result<String, reqwest::Error> {
-        let url = format!("http://{}/metrics", pod.address);
-        let mut chunks = self
-            .client
-            .get(url)
-            .send()
-            .await?
-            .error_for_status()?
-            .bytes_stream();
-        let mut body = Vec::new();
-        while let Some(chunk) = chunks.next().await {
-            body.extend_from_slice(&chunk?);
-            if body.len() > MAX_EXPOSITION_BYTES {
-                break;
-            }
-        }
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    }
-
-    fn decide_all(&self, now: Timestamp) -> Vec<DeploymentRef> {
+    /// The deployments of which no round is on its way, each with its pods, and takes note that one is now.
+    fn due(&self) -> Vec<(DeploymentRef, Vec<(Tier, PodTarget)>)> {
         let mut watched = self.lock();
-        let mut changed = Vec::new();
-        for (deployment, entry) in watched.iter_mut() {
-            let decision = entry.decide(now);
-            if !entry
-                .published
-                .as_ref()
-                .is_some_and(|published| decision.shows_the_same(published))
-            {
-                changed.push(deployment.clone());
+        let due = watched.iter_mut().filter_map(|(deployment, entry)| {
+            let is_free = !mem::replace(&mut entry.is_being_read, true);
+            is_free.then(|| (deployment.clone(), entry.targets()))
+        });
+        due.collect()
+    }
+
+    /// Reads a deployment's pods once.
+    async fn round(
+        &self,
+        deployment: DeploymentRef,
+        pods: Vec<(Tier, PodTarget)>,
+    ) -> DeploymentRef {
+        let reading = stream::iter(pods).for_each_concurrent(CONCURRENT_PODS, |(tier, pod)| {
+            self.read(&deployment, tier, pod)
+        });
+        // A pod that was not reached in time has an old sample, which says so.
+        let _all_read = tokio::time::timeout(ROUND, reading).await;
+        deployment
+    }
+
+    async fn read(&self, deployment: &DeploymentRef, tier: Tier, pod: PodTarget) {
+        // Never closed.
+        let Ok(_place) = self.connections.acquire().await else {
+            return;
+        };
+        let outcome = scrape::scrape(pod.address, |bytes| self.metrics.scraped(bytes)).await;
+        let mut watched = self.lock();
+        let Some(entry) = watched.get_mut(deployment) else {
+            return;
+        };
+        let samples = entry.samples(tier);
+        match outcome {
+            Ok(figures) => samples.record(&pod, figures, Instant::now()),
+            Err(error) => {
+                self.metrics.scrape_failed(error.outcome());
+                // Once for each pod: a tenant with pods that never answer fills no log.
+                if samples.fail(&pod) {
+                    tracing::warn!(%deployment, pod = pod.name, %error, "failed to read a pod's figures");
+                }
             }
         }
-        changed
+    }
+
+    /// Decides anew after a round. Whether the status does not show it.
+    fn has_changed(&self, deployment: &DeploymentRef, now: Moment) -> bool {
+        let mut watched = self.lock();
+        let Some(entry) = watched.get_mut(deployment) else {
+            return false;
+        };
+        entry.is_being_read = false;
+        let decision = entry.decide(now);
+        self.metrics.decided(deployment, &decision);
+        let published = entry.published.as_ref();
+        !published.is_some_and(|published| decision.shows_the_same(published))
     }
 
     /// A panic while the lock was held cannot leave an entry half written: each field is replaced as a whole.
@@ -215,10 +240,10 @@ impl Observer {
 }
 
 impl Watched {
-    fn decide(&mut self, now: Timestamp) -> Decision {
+    fn decide(&mut self, now: Moment) -> Decision {
         let observation = Observation {
-            primary: self.primary.observe(now),
-            fallback: self.fallback.observe(now),
+            primary: self.primary.observe(now.monotonic),
+            fallback: self.fallback.observe(now.monotonic),
         };
         self.memory = traffic::decide(&self.policy, &observation, &self.memory, now);
         Decision {
@@ -227,8 +252,22 @@ impl Watched {
         }
     }
 
-    fn targets(&self, deployment: &DeploymentRef) -> Vec<(DeploymentRef, PodTarget)> {
-        let pods = self.primary.pods().chain(self.fallback.pods());
-        pods.map(|pod| (deployment.clone(), pod.clone())).collect()
+    fn samples(&mut self, tier: Tier) -> &mut Samples {
+        match tier {
+            Tier::Primary => &mut self.primary,
+            Tier::Fallback => &mut self.fallback,
+        }
+    }
+
+    fn targets(&self) -> Vec<(Tier, PodTarget)> {
+        let of = |tier, samples: &Samples| {
+            let pods = samples.pods().map(move |pod| (tier, pod.clone()));
+            pods.collect::<Vec<_>>()
+        };
+        [
+            of(Tier::Primary, &self.primary),
+            of(Tier::Fallback, &self.fallback),
+        ]
+        .concat()
     }
 }

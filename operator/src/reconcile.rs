@@ -12,6 +12,7 @@ mod status;
 mod tests;
 
 use crate::args::DefaultImages;
+use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::observe::{Decision, Observer, PodTarget, Situation, TierTargets};
 use crate::traffic::Policy;
@@ -93,7 +94,6 @@ async fn reconcile_one(owner: &ZImageDeployment, context: &Context) -> Result<()
     let applied = context.apply(owner, &existing).await;
     // A refusal leaves the pods alone, not the traffic: it still follows their readiness.
     let decision = context.decide(owner, &existing, &before);
-    context.metrics.decided(owner, &decision);
     let fault = applied.as_ref().err().map(Fault::of);
     let children = applied.as_ref().unwrap_or(&existing.children);
     let seen = status::Seen::new(owner, children, &existing, &decision);
@@ -147,7 +147,7 @@ impl Context {
             status: before.traffic.as_ref(),
         };
         self.observer
-            .decide(&ObjectRef::from_obj(owner), situation, Timestamp::now())
+            .decide(&ObjectRef::from_obj(owner), situation, Moment::now())
     }
 
     async fn update_status(
@@ -185,7 +185,6 @@ impl Context {
     pub fn forget(&self, exists: impl Fn(&ObjectRef<ZImageDeployment>) -> bool) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.retain(|deployment, _| exists(deployment));
-        self.metrics.forget(exists);
     }
 }
 

@@ -4,14 +4,17 @@
 //!            saturated for the whole window, cool-down over
 //!   Normal ────────────────────────────────────────────────▶ Shifted
 //!     ▲  ◀──────────────────────────────────────────────────┘  │
-//!     │      held for the minimum, relieved for long enough     │
+//!     │      held for the minimum, and relieved for long enough │
+//!     │      or without figures for ten minutes                 │
 //!     │                                                         │
 //!     └── PrimaryDown · FallbackDown · BothDown ◀───────────────┘
 //!              a tier has no ready pod: at once, whatever the figures
 //! ```
 //!
 //! Pure: [`decide`] takes what was seen, what was remembered and the time, and returns what to remember. Figures that are
-//! not fresh move nothing and break every window, so a shift rests on an unbroken row of fresh samples.
+//! not fresh move nothing and break every window, so a shift rests on an unbroken row of fresh samples. A shift that can no
+//! longer be judged ends after [`BLIND`]: an idle primary would be paid for without end, and one that is full passes requests on.
+//! Windows go by the monotonic clock; a wall clock that jumps moves nothing.
 
 mod timers;
 
@@ -20,7 +23,9 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use jiff::{SignedDuration, Timestamp};
+use crate::clock::Moment;
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
 use timers::Timers;
 use zimage_crds::{Reason, ShiftSpec, TrafficState, TrafficStatus, Weights, ZImageDeploymentSpec};
 
@@ -35,12 +40,16 @@ const PRIMARY_ONLY: Weights = Weights {
     fallback: 0,
 };
 
+/// How long a shift outlasts the figures that it rests on.
+pub const BLIND: Duration = Duration::from_mins(10);
+
 /// What the spec says about traffic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     normal: Weights,
     shift: ShiftSpec,
     has_fallback: bool,
+    is_paused: bool,
 }
 
 impl From<&ZImageDeploymentSpec> for Policy {
@@ -49,6 +58,7 @@ impl From<&ZImageDeploymentSpec> for Policy {
             normal: spec.traffic.weights,
             shift: spec.traffic.shift.clone(),
             has_fallback: spec.fallback.is_some(),
+            is_paused: spec.paused,
         }
     }
 }
@@ -60,6 +70,8 @@ pub struct TierObservation {
     pub ready_pods: u32,
     /// What the tier's ready pods report.
     pub load: Load,
+    /// Age of the oldest of their figures; for a pod without any, the time since it became ready.
+    pub figures_age: Duration,
 }
 
 /// What the ready pods of a tier report.
@@ -92,28 +104,41 @@ pub struct Observation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Memory {
     state: TrafficState,
+    reason: Reason,
+    /// When the state began, as it is written.
     since: Timestamp,
+    /// The same by the clock that holds are measured with.
+    began: Instant,
     weights: Weights,
     timers: Timers,
 }
 
 impl Memory {
     /// The start: nothing was ever observed.
-    pub fn new(policy: &Policy, now: Timestamp) -> Self {
-        let weights = policy.weights(TrafficState::Normal, policy.normal);
+    pub fn new(policy: &Policy, now: Moment) -> Self {
         Self {
             state: TrafficState::Normal,
-            since: now,
-            weights,
+            reason: Reason::WithinCapacity,
+            since: now.wall,
+            began: now.monotonic,
+            weights: policy.weights(TrafficState::Normal, policy.normal),
             timers: Timers::default(),
         }
     }
 
-    /// What a restarted operator goes on with. Windows start anew: they rest on samples that were not seen.
-    pub fn from_status(status: &TrafficStatus) -> Self {
+    /// What a restarted operator goes on with. Windows start anew: they rest on samples that were not seen. A beginning
+    /// that lies ahead was written by a wrong clock; it counts as now.
+    pub fn from_status(status: &TrafficStatus, now: Moment) -> Self {
+        let missing = Reason::FiguresMissing;
+        let reason = match status.state {
+            TrafficState::Normal if status.reason == missing.as_str() => missing,
+            state => reason_of(state),
+        };
         Self {
             state: status.state,
-            since: status.since.0,
+            reason,
+            since: status.since.0.min(now.wall),
+            began: now.instant_of(status.since.0),
             weights: status.weights,
             timers: Timers::default(),
         }
@@ -136,22 +161,32 @@ impl Memory {
 
     /// Why the state is in force.
     pub const fn reason(&self) -> Reason {
-        match self.state {
-            TrafficState::Normal => Reason::WithinCapacity,
-            TrafficState::Shifted => Reason::Saturated,
-            TrafficState::PrimaryDown => Reason::PrimaryUnavailable,
-            TrafficState::FallbackDown => Reason::FallbackUnavailable,
-            TrafficState::BothDown => Reason::BothUnavailable,
-        }
+        self.reason
     }
 
     /// Whether both decide the same; the timers do not count.
     pub fn agrees_with(&self, other: &Self) -> bool {
-        self.state == other.state && self.weights == other.weights
+        self.state == other.state && self.reason == other.reason && self.weights == other.weights
+    }
+}
+
+const fn reason_of(state: TrafficState) -> Reason {
+    match state {
+        TrafficState::Normal => Reason::WithinCapacity,
+        TrafficState::Shifted => Reason::Saturated,
+        TrafficState::PrimaryDown => Reason::PrimaryUnavailable,
+        TrafficState::FallbackDown => Reason::FallbackUnavailable,
+        TrafficState::BothDown => Reason::BothUnavailable,
     }
 }
 
 impl Policy {
+    /// Whether weights split requests as the spec does; only the ratio counts.
+    pub fn is_as_specified(&self, weights: Weights) -> bool {
+        let normal = self.weights(TrafficState::Normal, self.normal);
+        normal.primary * weights.fallback == weights.primary * normal.fallback
+    }
+
     /// The weights of a state. `last` is what was in force before.
     const fn weights(&self, state: TrafficState, last: Weights) -> Weights {
         match state {
@@ -168,67 +203,75 @@ impl Policy {
 /// The next decision.
 ///
 /// Readiness counts at once. Saturation counts when fresh samples showed it without a break for the whole window, relief
-/// likewise; a shift lasts at least the minimum hold, and after a return the cool-down keeps the next one away.
-pub fn decide(
-    policy: &Policy,
-    observation: &Observation,
-    memory: &Memory,
-    now: Timestamp,
-) -> Memory {
-    let mut timers = memory
+/// likewise; a shift lasts at least the minimum hold, and after a return the cool-down keeps the next one away. While the
+/// deployment is paused, time passes and the weights stay.
+pub fn decide(policy: &Policy, observation: &Observation, memory: &Memory, now: Moment) -> Memory {
+    let timers = memory
         .timers
-        .update(&policy.shift, observation.primary.load, now);
-    let state = next_state(policy, observation, memory, &timers, now);
-    if memory.state == TrafficState::Shifted && state == TrafficState::Normal {
-        timers.start_cool_down(now, seconds(policy.shift.cool_down_seconds));
-    }
-    Memory {
-        state,
-        since: if state == memory.state {
-            memory.since
-        } else {
-            now
-        },
-        weights: policy.weights(state, memory.weights),
+        .update(&policy.shift, observation.primary.load, now.monotonic);
+    let mut next = Memory {
         timers,
+        ..memory.clone()
+    };
+    if policy.is_paused {
+        return next;
     }
+    (next.state, next.reason) = next_state(policy, observation, &next, now.monotonic);
+    if memory.state == TrafficState::Shifted && next.state == TrafficState::Normal {
+        let length = seconds(policy.shift.cool_down_seconds);
+        next.timers.start_cool_down(now.monotonic, length);
+    }
+    if next.state != memory.state {
+        (next.since, next.began) = (now.wall, now.monotonic);
+    }
+    next.weights = policy.weights(next.state, memory.weights);
+    next
 }
 
+/// The state after `memory`'s, whose timers are those of now, and why.
 fn next_state(
     policy: &Policy,
     observation: &Observation,
     memory: &Memory,
-    timers: &Timers,
-    now: Timestamp,
-) -> TrafficState {
+    now: Instant,
+) -> (TrafficState, Reason) {
     let primary_ready = observation.primary.ready_pods > 0;
     let fallback_ready = policy.has_fallback && observation.fallback.ready_pods > 0;
-    match (primary_ready, fallback_ready) {
+    let state = match (primary_ready, fallback_ready) {
         (false, false) => TrafficState::BothDown,
         (false, true) => TrafficState::PrimaryDown,
         (true, false) if policy.has_fallback => TrafficState::FallbackDown,
         (true, false) => TrafficState::Normal,
         (true, true) if memory.state == TrafficState::Shifted => {
-            let held =
-                now.duration_since(memory.since) >= seconds(policy.shift.minimum_hold_seconds);
-            let relieved = timers.relieved_for(now) >= seconds(policy.shift.return_after_seconds);
-            if held && relieved {
-                TrafficState::Normal
-            } else {
-                TrafficState::Shifted
-            }
+            return while_shifted(&policy.shift, memory, now);
         }
         (true, true) => {
-            let saturated = timers.saturated_for(now) >= seconds(policy.shift.window_seconds);
-            if saturated && !timers.is_cooling_down(now) {
+            let window = seconds(policy.shift.window_seconds);
+            let is_stale = observation.primary.load == Load::Stale;
+            if memory.timers.is_saturated_for(window, now) && !memory.timers.is_cooling_down(now) {
                 TrafficState::Shifted
+            } else if memory.reason == Reason::FiguresMissing && is_stale {
+                return (TrafficState::Normal, memory.reason);
             } else {
                 TrafficState::Normal
             }
         }
+    };
+    (state, reason_of(state))
+}
+
+fn while_shifted(shift: &ShiftSpec, memory: &Memory, now: Instant) -> (TrafficState, Reason) {
+    let held = now.saturating_duration_since(memory.began) >= seconds(shift.minimum_hold_seconds);
+    let relief = seconds(shift.return_after_seconds);
+    if held && memory.timers.is_relieved_for(relief, now) {
+        (TrafficState::Normal, Reason::WithinCapacity)
+    } else if held && memory.timers.is_stale_for(BLIND, now) {
+        (TrafficState::Normal, Reason::FiguresMissing)
+    } else {
+        (TrafficState::Shifted, Reason::Saturated)
     }
 }
 
-fn seconds(value: i32) -> SignedDuration {
-    SignedDuration::from_secs(i64::from(value))
+fn seconds(value: i32) -> Duration {
+    Duration::from_secs(u64::try_from(value).unwrap_or(0))
 }

@@ -1,12 +1,16 @@
 //! The figures that the policy needs, out of Prometheus' text exposition format.
 //!
 //! Follows <https://prometheus.io/docs/instrumenting/exposition_formats/>; every line that is of no family of theirs
-//! is passed over, so that a server may expose whatever else it likes.
+//! is passed over, so that a server may expose whatever else it likes. An answer is read as it arrives: no more of it is
+//! kept than one line.
 
 /// Share of the time in which a GPU ran a kernel, 0 to 1, one sample for each GPU.
 pub const UTILIZATION: &str = "zimage_gpu_utilization_ratio";
 /// Requests that wait.
 pub const WAITING: &str = "zimage_requests_waiting";
+
+/// A longer line is passed over; one of ours has some hundred bytes.
+const MAX_LINE_BYTES: usize = 4096;
 
 /// What one pod reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,24 +21,58 @@ pub(super) struct Figures {
     pub(super) waiting: u64,
 }
 
-/// Reads what a pod answered. Samples that are no finite number count as not there.
-pub(super) fn parse(text: &str) -> Figures {
-    let values = |family: &'static str| {
-        text.lines()
-            .filter_map(move |line| value(line, family))
-            .filter(|value| value.is_finite())
-    };
-    let (sum, count) = values(UTILIZATION).fold((0.0, 0_u32), |(sum, count), value| {
-        (sum + value.clamp(0.0, 1.0), count + 1)
-    });
-    Figures {
-        utilization: (count > 0).then(|| sum / f64::from(count)),
-        // Saturating: a negative or huge gauge becomes the nearest count.
-        waiting: values(WAITING).sum::<f64>() as u64,
+/// An answer on its way. Samples that are no finite number count as not there.
+#[derive(Default)]
+pub(super) struct Exposition {
+    /// The line that is not complete yet, at most [`MAX_LINE_BYTES`] and one more of it.
+    line: Vec<u8>,
+    utilization: f64,
+    gpus: u32,
+    waiting: f64,
+}
+
+impl Exposition {
+    /// Takes the next bytes.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.keep(&bytes[..end]);
+            self.end_line();
+            bytes = &bytes[end + 1..];
+        }
+        self.keep(bytes);
+    }
+
+    /// What the whole answer says.
+    pub(super) fn finish(mut self) -> Figures {
+        self.end_line();
+        Figures {
+            utilization: (self.gpus > 0).then(|| self.utilization / f64::from(self.gpus)),
+            // Saturating: a negative or huge gauge becomes the nearest count.
+            waiting: self.waiting as u64,
+        }
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        let room = (MAX_LINE_BYTES + 1).saturating_sub(self.line.len());
+        self.line.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn end_line(&mut self) {
+        if self.line.len() <= MAX_LINE_BYTES
+            && let Ok(line) = std::str::from_utf8(&self.line)
+        {
+            if let Some(ratio) = value(line, UTILIZATION) {
+                self.utilization += ratio.clamp(0.0, 1.0);
+                self.gpus = self.gpus.saturating_add(1);
+            } else if let Some(waiting) = value(line, WAITING) {
+                self.waiting += waiting;
+            }
+        }
+        self.line.clear();
     }
 }
 
-/// The value of a sample line `family{labels} value [timestamp]`.
+/// The finite value of a sample line `family{labels} value [timestamp]`.
 fn value(line: &str, family: &str) -> Option<f64> {
     let rest = line.strip_prefix(family)?;
     let rest = match rest.strip_prefix('{') {
@@ -42,7 +80,8 @@ fn value(line: &str, family: &str) -> Option<f64> {
         None if rest.starts_with([' ', '\t']) => rest,
         None => return None,
     };
-    rest.split_ascii_whitespace().next()?.parse().ok()
+    let value: f64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    value.is_finite().then_some(value)
 }
 
 /// What follows the closing brace; a brace inside a quoted label value does not close.
@@ -65,6 +104,18 @@ fn after_labels(labels: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn parse(text: &str) -> Figures {
+        in_chunks(text.as_bytes(), text.len().max(1))
+    }
+
+    fn in_chunks(bytes: &[u8], length: usize) -> Figures {
+        let mut exposition = Exposition::default();
+        for chunk in bytes.chunks(length) {
+            exposition.push(chunk);
+        }
+        exposition.finish()
+    }
 
     #[test]
     fn utilisation_is_the_mean_over_the_gpus_and_the_queue_is_a_sum() {
@@ -99,11 +150,27 @@ mod tests {
         assert_eq!(parse(text), Figures::default());
     }
 
+    #[test]
+    fn lines_that_are_no_text_or_too_long_are_passed_over_and_the_next_is_read() {
+        let mut bytes = b"zimage_requests_waiting\xff 3\nzimage_requests_waiting{a=\"".to_vec();
+        bytes.extend(vec![b'a'; 1 << 20]);
+        bytes.extend(b"\"} 5\nzimage_requests_waiting 2");
+        let mut exposition = Exposition::default();
+        exposition.push(&bytes[..1 << 19]);
+        assert!(exposition.line.capacity() <= 4 * MAX_LINE_BYTES);
+        exposition.push(&bytes[1 << 19..]);
+        assert_eq!(exposition.finish().waiting, 2);
+    }
+
     proptest! {
         #[test]
-        fn any_text_gives_figures_in_range(text in "(zimage_gpu_utilization_ratio|zimage_requests_waiting)?\\PC*(\n\\PC*)*") {
+        fn any_bytes_in_any_chunks_give_the_same_figures_in_range(
+            text in "(zimage_gpu_utilization_ratio|zimage_requests_waiting)?\\PC*(\n\\PC*)*",
+            length in 1..40_usize,
+        ) {
             let figures = parse(&text);
             prop_assert!(figures.utilization.is_none_or(|value| (0.0..=1.0).contains(&value)));
+            prop_assert_eq!(in_chunks(text.as_bytes(), length), figures);
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use super::exposition::Figures;
 use crate::traffic::{Load, TierObservation};
-use jiff::{SignedDuration, Timestamp};
+use std::mem;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// Age above which a sample says nothing any more.
-const MAX_AGE: SignedDuration = SignedDuration::from_secs(5);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// A ready pod and the address of its metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +28,21 @@ pub(super) struct Samples(Vec<PodSample>);
 #[derive(Debug)]
 struct PodSample {
     pod: PodTarget,
-    ready_since: Timestamp,
-    last: Option<(Timestamp, Figures)>,
+    ready_since: Instant,
+    last: Option<(Instant, Figures)>,
+    is_failing: bool,
+}
+
+impl PodSample {
+    fn age(&self, now: Instant) -> Duration {
+        let last = self.last.map_or(self.ready_since, |(at, _)| at);
+        now.saturating_duration_since(last)
+    }
 }
 
 impl Samples {
     /// Follows these pods from now on; samples of pods that stay are kept.
-    pub(super) fn follow(&mut self, pods: TierTargets, now: Timestamp) {
+    pub(super) fn follow(&mut self, pods: TierTargets, now: Instant) {
         self.0.retain(|sample| pods.contains(&sample.pod));
         for pod in pods {
             if !self.0.iter().any(|sample| sample.pod == pod) {
@@ -41,6 +50,7 @@ impl Samples {
                     pod,
                     ready_since: now,
                     last: None,
+                    is_failing: false,
                 });
             }
         }
@@ -50,29 +60,42 @@ impl Samples {
         self.0.iter().map(|sample| &sample.pod)
     }
 
-    pub(super) fn record(&mut self, pod: &PodTarget, figures: Figures, now: Timestamp) {
+    pub(super) fn record(&mut self, pod: &PodTarget, figures: Figures, now: Instant) {
         if let Some(sample) = self.0.iter_mut().find(|sample| sample.pod == *pod) {
             sample.last = Some((now, figures));
+            sample.is_failing = false;
         }
     }
 
+    /// Takes note that a pod's figures could not be read. Whether that is news.
+    pub(super) fn fail(&mut self, pod: &PodTarget) -> bool {
+        let sample = self.0.iter_mut().find(|sample| sample.pod == *pod);
+        sample.is_some_and(|sample| !mem::replace(&mut sample.is_failing, true))
+    }
+
     /// What the tier's pods say together, now.
-    pub(super) fn observe(&self, now: Timestamp) -> TierObservation {
+    pub(super) fn observe(&self, now: Instant) -> TierObservation {
         let ready_pods = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         TierObservation {
             ready_pods,
             load: self.load(now),
+            figures_age: self
+                .0
+                .iter()
+                .map(|sample| sample.age(now))
+                .max()
+                .unwrap_or_default(),
         }
     }
 
-    fn load(&self, now: Timestamp) -> Load {
+    fn load(&self, now: Instant) -> Load {
         let mut figures = Vec::with_capacity(self.0.len());
         for sample in &self.0 {
             match sample.last {
-                Some((at, value)) if now.duration_since(at) <= MAX_AGE => figures.push(value),
+                _ if sample.age(now) > MAX_AGE => return Load::Stale,
+                Some((_, value)) => figures.push(value),
                 // A pod that has just become ready had no time to answer: it neither counts nor makes the tier stale.
-                None if now.duration_since(sample.ready_since) <= MAX_AGE => {}
-                _ => return Load::Stale,
+                None => {}
             }
         }
         if figures.is_empty() {
@@ -98,10 +121,17 @@ impl Samples {
 mod tests {
     use super::*;
 
-    const START: Timestamp = Timestamp::UNIX_EPOCH;
+    /// Seconds after a moment that is the same in one test.
+    struct Clock(Instant);
 
-    fn after(seconds: i64) -> Timestamp {
-        START + SignedDuration::from_secs(seconds)
+    impl Clock {
+        fn start() -> Self {
+            Self(Instant::now())
+        }
+
+        fn at(&self, seconds: u64) -> Instant {
+            self.0 + Duration::from_secs(seconds)
+        }
     }
 
     fn pod(name: &str, host: u8) -> PodTarget {
@@ -120,77 +150,96 @@ mod tests {
 
     #[test]
     fn the_figure_of_a_tier_is_the_mean_over_its_ready_pods() {
+        let clock = Clock::start();
         let mut samples = Samples::default();
-        samples.follow(vec![pod("a", 1), pod("b", 2)], START);
-        samples.record(&pod("a", 1), figures(1.0, 3), START);
-        samples.record(&pod("b", 2), figures(0.5, 1), START);
+        samples.follow(vec![pod("a", 1), pod("b", 2)], clock.at(0));
+        samples.record(&pod("a", 1), figures(1.0, 3), clock.at(0));
+        samples.record(&pod("b", 2), figures(0.5, 1), clock.at(0));
         let load = Load::Fresh {
             utilization: 0.75,
             waiting: 4,
         };
         assert_eq!(
-            samples.observe(START),
+            samples.observe(clock.at(2)),
             TierObservation {
                 ready_pods: 2,
-                load
+                load,
+                figures_age: Duration::from_secs(2),
             }
         );
     }
 
     #[test]
     fn one_sample_older_than_five_seconds_makes_the_tier_stale() {
+        let clock = Clock::start();
         let mut samples = Samples::default();
-        samples.follow(vec![pod("a", 1), pod("b", 2)], START);
-        samples.record(&pod("a", 1), figures(1.0, 0), START);
-        samples.record(&pod("b", 2), figures(1.0, 0), after(5));
-        assert_ne!(samples.observe(after(5)).load, Load::Stale);
-        assert_eq!(samples.observe(after(6)).load, Load::Stale);
+        samples.follow(vec![pod("a", 1), pod("b", 2)], clock.at(0));
+        samples.record(&pod("a", 1), figures(1.0, 0), clock.at(0));
+        samples.record(&pod("b", 2), figures(1.0, 0), clock.at(5));
+        assert_ne!(samples.observe(clock.at(5)).load, Load::Stale);
+        assert_eq!(samples.observe(clock.at(6)).load, Load::Stale);
     }
 
     #[test]
     fn a_new_pod_does_not_make_the_tier_stale_until_it_had_time_to_answer() {
+        let clock = Clock::start();
         let mut samples = Samples::default();
-        samples.follow(vec![pod("a", 1)], START);
-        samples.record(&pod("a", 1), figures(1.0, 0), after(9));
-        samples.follow(vec![pod("a", 1), pod("b", 2)], after(9));
+        samples.follow(vec![pod("a", 1)], clock.at(0));
+        samples.record(&pod("a", 1), figures(1.0, 0), clock.at(9));
+        samples.follow(vec![pod("a", 1), pod("b", 2)], clock.at(9));
         assert_eq!(
-            samples.observe(after(10)).load,
+            samples.observe(clock.at(10)).load,
             Load::Fresh {
                 utilization: 1.0,
                 waiting: 0
             }
         );
-        samples.record(&pod("a", 1), figures(1.0, 0), after(15));
-        assert_eq!(samples.observe(after(15)).load, Load::Stale);
+        samples.record(&pod("a", 1), figures(1.0, 0), clock.at(15));
+        assert_eq!(samples.observe(clock.at(15)).load, Load::Stale);
     }
 
     #[test]
     fn a_restarted_pod_at_another_address_is_another_pod() {
+        let clock = Clock::start();
         let mut samples = Samples::default();
-        samples.follow(vec![pod("a", 1)], START);
-        samples.record(&pod("a", 1), figures(1.0, 0), START);
-        samples.follow(vec![pod("a", 2)], START);
+        samples.follow(vec![pod("a", 1)], clock.at(0));
+        samples.record(&pod("a", 1), figures(1.0, 0), clock.at(0));
+        samples.follow(vec![pod("a", 2)], clock.at(0));
         assert_eq!(
-            samples.observe(START),
+            samples.observe(clock.at(0)),
             TierObservation {
                 ready_pods: 1,
-                load: Load::Stale
+                load: Load::Stale,
+                figures_age: Duration::ZERO,
             }
         );
     }
 
     #[test]
     fn pods_without_gpu_have_no_figure() {
+        let clock = Clock::start();
         let mut samples = Samples::default();
-        samples.follow(vec![pod("a", 1)], START);
+        samples.follow(vec![pod("a", 1)], clock.at(0));
         samples.record(
             &pod("a", 1),
             Figures {
                 utilization: None,
                 waiting: 2,
             },
-            START,
+            clock.at(0),
         );
-        assert_eq!(samples.observe(START).load, Load::NoGpu);
+        assert_eq!(samples.observe(clock.at(0)).load, Load::NoGpu);
+    }
+
+    #[test]
+    fn a_failure_is_news_once_until_the_pod_answers_again() {
+        let clock = Clock::start();
+        let mut samples = Samples::default();
+        samples.follow(vec![pod("a", 1)], clock.at(0));
+        assert!(samples.fail(&pod("a", 1)));
+        assert!(!samples.fail(&pod("a", 1)));
+        samples.record(&pod("a", 1), figures(1.0, 0), clock.at(0));
+        assert!(samples.fail(&pod("a", 1)));
+        assert!(!samples.fail(&pod("gone", 1)));
     }
 }

@@ -4,7 +4,7 @@ use kube::runtime::events::{Event, EventType};
 use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
 
 /// Reasons that need somebody's attention.
-const WARNINGS: [Reason; 14] = [
+const WARNINGS: [Reason; 15] = [
     Reason::InvalidSpec,
     Reason::ApplyFailed,
     Reason::InsufficientGpu,
@@ -16,6 +16,7 @@ const WARNINGS: [Reason; 14] = [
     Reason::VolumeUnavailable,
     Reason::NoReadyPods,
     Reason::Saturated,
+    Reason::FiguresMissing,
     Reason::PrimaryUnavailable,
     Reason::FallbackUnavailable,
     Reason::BothUnavailable,

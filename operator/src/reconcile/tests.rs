@@ -58,7 +58,7 @@ impl Stage {
         let images = |name: &str| format!("{name}:1");
         let context = Context {
             caches: caches(children, pods),
-            observer: Arc::new(Observer::new().unwrap()),
+            observer: Arc::new(Observer::new(Arc::default())),
             images: DefaultImages {
                 server: images("server"),
                 server_cuda: images("server-cuda"),

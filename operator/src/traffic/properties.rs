@@ -1,6 +1,7 @@
 //! What holds for every course of events.
 
 use super::*;
+use jiff::SignedDuration;
 use proptest::prelude::*;
 
 fn loads() -> impl Strategy<Value = Load> {
@@ -14,8 +15,13 @@ fn loads() -> impl Strategy<Value = Load> {
 }
 
 fn tiers() -> impl Strategy<Value = TierObservation> {
-    (prop_oneof![1 => Just(0_u32), 9 => 1..4_u32], loads())
-        .prop_map(|(ready_pods, load)| TierObservation { ready_pods, load })
+    (prop_oneof![1 => Just(0_u32), 9 => 1..4_u32], loads()).prop_map(|(ready_pods, load)| {
+        TierObservation {
+            ready_pods,
+            load,
+            ..TierObservation::default()
+        }
+    })
 }
 
 /// Stretches of equal observations, so that windows are filled at times.
@@ -46,24 +52,75 @@ fn policies() -> impl Strategy<Value = Policy> {
                 ..ShiftSpec::default()
             },
             has_fallback,
+            is_paused: false,
         },
     )
+}
+
+/// Where both clocks start.
+fn start() -> Moment {
+    Moment {
+        monotonic: Instant::now(),
+        wall: Timestamp::from_second(1_700_000_000).unwrap(),
+    }
+}
+
+fn tick(now: &mut Moment) {
+    now.monotonic += Duration::from_secs(1);
+    now.wall += Duration::from_secs(1);
+}
+
+/// One state after each second of a course; the wall clock jumps by `steps[i]` seconds before stretch i.
+fn states(
+    policy: &Policy,
+    course: &[(Observation, u8)],
+    steps: &[i64],
+) -> Vec<(TrafficState, Reason, Weights)> {
+    let mut now = start();
+    let mut memory = Memory::new(policy, now);
+    let mut states = Vec::new();
+    for (index, (observation, length)) in course.iter().enumerate() {
+        now.wall += SignedDuration::from_secs(steps.get(index).copied().unwrap_or(0));
+        for _ in 0..*length {
+            memory = decide(policy, observation, &memory, now);
+            states.push((memory.state(), memory.reason(), memory.weights()));
+            tick(&mut now);
+        }
+    }
+    states
 }
 
 proptest! {
     #[test]
     fn every_course_keeps_the_invariants(policy in policies(), course in courses()) {
-        let mut now = Timestamp::from_second(1_700_000_000).unwrap();
+        let mut now = start();
         let mut memory = Memory::new(&policy, now);
         for (observation, length) in course {
             for _ in 0..length {
                 let next = decide(&policy, &observation, &memory, now);
-                check(&policy, &observation, &memory, &next, now)?;
+                check(&policy, &observation, &memory, &next, now.monotonic)?;
                 prop_assert_eq!(&decide(&policy, &observation, &memory, now), &next);
                 memory = next;
-                now += SignedDuration::from_secs(1);
+                tick(&mut now);
             }
         }
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_by_an_hour_changes_no_decision(
+        policy in policies(),
+        course in courses(),
+        steps in proptest::collection::vec(prop_oneof![Just(0), Just(3600), Just(-3600)], 40),
+    ) {
+        prop_assert_eq!(states(&policy, &course, &steps), states(&policy, &course, &[]));
+    }
+
+    #[test]
+    fn a_paused_deployment_keeps_its_weights_whatever_happens(policy in policies(), course in courses()) {
+        let policy = Policy { is_paused: true, ..policy };
+        let before = Memory::new(&policy, start());
+        let unchanged = (before.state(), before.reason(), before.weights());
+        prop_assert!(states(&policy, &course, &[]).into_iter().all(|state| state == unchanged));
     }
 }
 
@@ -72,7 +129,7 @@ fn check(
     observation: &Observation,
     before: &Memory,
     after: &Memory,
-    now: Timestamp,
+    now: Instant,
 ) -> Result<(), TestCaseError> {
     let primary_ready = observation.primary.ready_pods > 0;
     let fallback_ready = policy.has_fallback && observation.fallback.ready_pods > 0;
@@ -94,22 +151,24 @@ fn check(
     if observation.primary.load == Load::Stale && primary_ready && fallback_ready {
         let was_ready = matches!(before.state(), TrafficState::Normal | TrafficState::Shifted);
         prop_assert!(
-            !was_ready || after.weights() == before.weights(),
-            "stale samples move nothing"
+            !was_ready
+                || after.weights() == before.weights()
+                || after.reason() == Reason::FiguresMissing,
+            "stale samples move nothing before they are missing for long"
         );
     }
     let shifts_back =
         before.state() == TrafficState::Shifted && after.state() == TrafficState::Normal;
     if shifts_back && policy.has_fallback {
-        let held = now.duration_since(before.since());
+        let held = now.duration_since(before.began);
         prop_assert!(
             held >= seconds(policy.shift.minimum_hold_seconds),
             "a shift is held"
         );
     }
     prop_assert_eq!(
-        after.since() == before.since(),
-        after.state() == before.state() || now == before.since()
+        after.began == before.began,
+        after.state() == before.state() || now == before.began
     );
     Ok(())
 }

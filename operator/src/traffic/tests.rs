@@ -1,4 +1,5 @@
 use super::*;
+use jiff::SignedDuration;
 use zimage_crds::ShiftTrigger;
 
 const BUSY: Load = Load::Fresh {
@@ -23,7 +24,7 @@ struct Watched {
     policy: Policy,
     observation: Observation,
     memory: Memory,
-    now: Timestamp,
+    now: Moment,
 }
 
 impl Watched {
@@ -40,11 +41,16 @@ impl Watched {
             normal,
             shift,
             has_fallback: true,
+            is_paused: false,
         };
-        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let now = Moment {
+            monotonic: Instant::now(),
+            wall: Timestamp::from_second(1_700_000_000).unwrap(),
+        };
         let ready = TierObservation {
             ready_pods: 2,
             load: IDLE,
+            ..TierObservation::default()
         };
         let memory = Memory::new(&policy, now);
         Self {
@@ -62,7 +68,8 @@ impl Watched {
     fn seconds(mut self, count: i64, load: Load) -> Self {
         for _ in 0..count {
             self = self.sample(load);
-            self.now += SignedDuration::from_secs(1);
+            self.now.monotonic += Duration::from_secs(1);
+            self.now.wall += Duration::from_secs(1);
         }
         self
     }
@@ -87,6 +94,22 @@ impl Watched {
     fn expect(self, state: TrafficState, primary: i32, fallback: i32) -> Self {
         assert_eq!(self.memory.state(), state);
         assert_eq!(self.memory.weights(), Weights { primary, fallback });
+        self
+    }
+
+    fn status(&self) -> TrafficStatus {
+        TrafficStatus {
+            weights: self.memory.weights(),
+            split: String::new(),
+            state: self.memory.state(),
+            reason: self.memory.reason().as_str().to_owned(),
+            since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.memory.since()),
+        }
+    }
+
+    /// A new process, which knows what the status tells.
+    fn restarted(mut self, status: &TrafficStatus) -> Self {
+        self.memory = Memory::from_status(status, self.now);
         self
     }
 
@@ -152,7 +175,29 @@ fn stale_samples_move_nothing_and_break_the_window() {
         .expect(TrafficState::Normal, 90, 10)
         .seconds(30, BUSY)
         .expect(TrafficState::Normal, 90, 10);
+}
+
+#[test]
+fn a_shift_without_figures_ends_after_ten_minutes_and_says_why_until_there_are_some() {
+    let blind = Watched::shifted()
+        .seconds(600, Load::Stale)
+        .expect(TrafficState::Shifted, 0, 100)
+        .sample(Load::Stale)
+        .expect(TrafficState::Normal, 90, 10);
+    assert_eq!(blind.memory.reason(), Reason::FiguresMissing);
+    let restarted = Memory::from_status(&blind.status(), blind.now);
+    assert_eq!(restarted.reason(), Reason::FiguresMissing);
+    let blind = blind.seconds(60, Load::Stale);
+    assert_eq!(blind.memory.reason(), Reason::FiguresMissing);
+    let seeing = blind.sample(IDLE).expect(TrafficState::Normal, 90, 10);
+    assert_eq!(seeing.memory.reason(), Reason::WithinCapacity);
+}
+
+#[test]
+fn a_single_figure_lets_a_shift_last_ten_minutes_more() {
     Watched::shifted()
+        .seconds(599, Load::Stale)
+        .sample(BUSY)
         .seconds(600, Load::Stale)
         .expect(TrafficState::Shifted, 0, 100);
 }
@@ -264,19 +309,46 @@ fn a_tier_without_gpu_never_shifts_and_does_not_stay_shifted() {
 #[test]
 fn a_restarted_operator_keeps_the_shift_and_its_beginning() {
     let before = Watched::shifted();
-    let status = TrafficStatus {
-        weights: before.memory.weights(),
-        split: "0/100".to_owned(),
-        state: before.memory.state(),
-        reason: before.memory.reason().as_str().to_owned(),
-        since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(before.memory.since()),
-    };
-    let mut after = before;
-    let since = after.memory.since();
-    after.memory = Memory::from_status(&status);
-    let after = after
+    let since = before.memory.since();
+    let status = before.status();
+    let after = before
+        .restarted(&status)
         .seconds(30, BUSY)
         .expect(TrafficState::Shifted, 0, 100);
     assert_eq!(after.memory.since(), since);
-    assert!(after.memory.agrees_with(&Memory::from_status(&status)));
+    assert!(
+        after
+            .memory
+            .agrees_with(&Memory::from_status(&status, after.now))
+    );
+}
+
+#[test]
+fn a_beginning_that_lies_ahead_counts_as_now() {
+    let before = Watched::shifted();
+    let mut status = before.status();
+    status.since.0 += SignedDuration::from_hours(1);
+    let now = before.now.wall;
+    let after = before.restarted(&status);
+    assert_eq!(after.memory.since(), now);
+    after
+        .seconds(60, IDLE)
+        .expect(TrafficState::Shifted, 0, 100)
+        .sample(IDLE)
+        .expect(TrafficState::Normal, 90, 10);
+}
+
+#[test]
+fn weights_of_the_same_ratio_are_those_of_the_spec() {
+    let policy = Watched::new().policy;
+    let weights = |primary, fallback| Weights { primary, fallback };
+    assert!(policy.is_as_specified(weights(90, 10)));
+    assert!(policy.is_as_specified(weights(9, 1)));
+    assert!(!policy.is_as_specified(weights(0, 100)));
+    assert!(!policy.is_as_specified(weights(100, 0)));
+    let alone = Policy {
+        has_fallback: false,
+        ..policy
+    };
+    assert!(alone.is_as_specified(weights(100, 0)));
 }

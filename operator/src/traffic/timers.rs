@@ -1,48 +1,52 @@
-//! How long the primary tier has been saturated or relieved without a break.
+//! How long the primary tier has been saturated, relieved or without figures, each without a break.
 
 use super::Load;
-use jiff::{SignedDuration, Timestamp};
+use std::time::{Duration, Instant};
 use zimage_crds::{ShiftSpec, ShiftTrigger};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Timers {
-    saturated_since: Option<Timestamp>,
-    relieved_since: Option<Timestamp>,
-    cool_down_until: Option<Timestamp>,
+    saturated_since: Option<Instant>,
+    relieved_since: Option<Instant>,
+    stale_since: Option<Instant>,
+    cool_down_until: Option<Instant>,
 }
 
 impl Timers {
     /// Timers after one more sample.
-    pub(super) fn update(&self, shift: &ShiftSpec, load: Load, now: Timestamp) -> Self {
+    pub(super) fn update(&self, shift: &ShiftSpec, load: Load, now: Instant) -> Self {
+        let since = |holds: bool, since: Option<Instant>| holds.then(|| since.unwrap_or(now));
         Self {
-            saturated_since: is_saturated(shift, load).then(|| self.saturated_since.unwrap_or(now)),
-            relieved_since: is_relieved(shift, load).then(|| self.relieved_since.unwrap_or(now)),
+            saturated_since: since(is_saturated(shift, load), self.saturated_since),
+            relieved_since: since(is_relieved(shift, load), self.relieved_since),
+            stale_since: since(load == Load::Stale, self.stale_since),
             cool_down_until: self.cool_down_until,
         }
     }
 
-    pub(super) fn start_cool_down(&mut self, now: Timestamp, length: SignedDuration) {
-        self.cool_down_until = now.checked_add(length).ok();
+    pub(super) fn start_cool_down(&mut self, now: Instant, length: Duration) {
+        self.cool_down_until = now.checked_add(length);
     }
 
-    pub(super) fn is_cooling_down(&self, now: Timestamp) -> bool {
+    pub(super) fn is_cooling_down(&self, now: Instant) -> bool {
         self.cool_down_until.is_some_and(|until| now < until)
     }
 
-    pub(super) fn saturated_for(&self, now: Timestamp) -> SignedDuration {
-        elapsed(self.saturated_since, now)
+    pub(super) fn is_saturated_for(&self, window: Duration, now: Instant) -> bool {
+        has_lasted(self.saturated_since, window, now)
     }
 
-    pub(super) fn relieved_for(&self, now: Timestamp) -> SignedDuration {
-        elapsed(self.relieved_since, now)
+    pub(super) fn is_relieved_for(&self, window: Duration, now: Instant) -> bool {
+        has_lasted(self.relieved_since, window, now)
+    }
+
+    pub(super) fn is_stale_for(&self, window: Duration, now: Instant) -> bool {
+        has_lasted(self.stale_since, window, now)
     }
 }
 
-/// Time since the beginning; negative when there is none, so that a window of any length is unfulfilled.
-fn elapsed(since: Option<Timestamp>, now: Timestamp) -> SignedDuration {
-    since.map_or(SignedDuration::from_secs(-1), |since| {
-        now.duration_since(since)
-    })
+fn has_lasted(since: Option<Instant>, window: Duration, now: Instant) -> bool {
+    since.is_some_and(|since| now.saturating_duration_since(since) >= window)
 }
 
 fn is_saturated(shift: &ShiftSpec, load: Load) -> bool {

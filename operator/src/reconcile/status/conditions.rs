@@ -2,7 +2,7 @@
 
 use super::trouble;
 use super::{Fault, Parts, Seen};
-use crate::traffic::Load;
+use crate::traffic::{Load, Policy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use zimage_crds::{ConditionType, Reason, Tier, TrafficState, ZImageDeployment};
@@ -81,7 +81,7 @@ pub(super) fn verdicts(
         (ConditionType::FallbackReady, fallback),
         (ConditionType::TrafficReady, traffic),
         (ConditionType::MetricsAvailable, metrics_available(seen)),
-        (ConditionType::Shifted, shifted(seen)),
+        (ConditionType::Shifted, shifted(owner, seen)),
         (ConditionType::Ready, ready),
     ]
 }
@@ -142,24 +142,24 @@ fn metrics_available(seen: &Seen<'_>) -> Verdict {
     }
 }
 
-fn shifted(seen: &Seen<'_>) -> Verdict {
+/// True exactly while the weights in force are not the spec's.
+fn shifted(owner: &ZImageDeployment, seen: &Seen<'_>) -> Verdict {
     let memory = &seen.decision.memory;
-    let split = super::split(memory.weights());
-    let (is_true, what) = match memory.state() {
-        TrafficState::Normal => (false, "the tiers have the weights of the spec"),
-        TrafficState::BothDown => (false, "no tier has a ready pod; the last weights stay"),
-        TrafficState::Shifted => (
-            true,
-            "the primary's GPUs were saturated for the whole window",
-        ),
-        TrafficState::PrimaryDown => (true, "the primary has no ready pod"),
-        TrafficState::FallbackDown => (true, "the fallback has no ready pod"),
+    let what = match memory.state() {
+        TrafficState::Normal if memory.reason() == Reason::FiguresMissing => {
+            "the primary's figures were missing for ten minutes while traffic was shifted, so it returned"
+        }
+        TrafficState::Normal => "the tiers have the weights of the spec",
+        TrafficState::BothDown => "no tier has a ready pod; the last weights stay",
+        TrafficState::Shifted => "the primary's GPUs were saturated for the whole window",
+        TrafficState::PrimaryDown => "the primary has no ready pod",
+        TrafficState::FallbackDown => "the fallback has no ready pod",
     };
-    let message = format!("{what}: primary/fallback {split}");
+    let split = super::split(memory.weights());
     Verdict {
-        is_true,
+        is_true: !Policy::from(&owner.spec).is_as_specified(memory.weights()),
         reason: memory.reason(),
-        message,
+        message: format!("{what}: primary/fallback {split}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the status says about what was seen.
 
 use super::*;
+use crate::clock::Moment;
 use crate::observe::Decision;
 use crate::traffic::{Load, Memory, Observation, Policy, TierObservation, decide};
 use serde_json::{Value, json};
@@ -79,13 +80,17 @@ fn status_after(
     let tier = |ready| TierObservation {
         ready_pods: u32::from(ready),
         load: Load::NoGpu,
+        ..TierObservation::default()
     };
     let observation = Observation {
         primary: tier(ready[0]),
         fallback: tier(ready[1]),
     };
     let policy = Policy::from(&owner.spec);
-    let start = Timestamp::UNIX_EPOCH;
+    let start = Moment {
+        monotonic: std::time::Instant::now(),
+        wall: Timestamp::UNIX_EPOCH,
+    };
     let now = Timestamp::from_second(if before.conditions.is_empty() { 0 } else { 100 }).unwrap();
     let memory = decide(&policy, &observation, &Memory::new(&policy, start), start);
     let decision = Decision {
