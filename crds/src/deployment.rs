@@ -69,7 +69,8 @@ pub struct GatewaySpec {
     /// Seconds that one request may take, the wait in the queue included. 1 to 7200, default 900.
     #[schemars(range(min = 1, max = 7200))]
     pub request_timeout_seconds: i32,
-    /// CPU and memory of each pod. Unset: requests of 100m CPU and 64Mi memory, memory limit 256Mi.
+    /// CPU, memory and disk of each pod. Unset: requests of 100m CPU, 64Mi memory and 16Mi ephemeral-storage, limits of 256Mi
+    /// memory and 256Mi ephemeral-storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Where pods may run; each field is passed to the pod as it is. Unset: wherever Kubernetes finds room.

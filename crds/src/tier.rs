@@ -255,7 +255,8 @@ pub struct TierSpec {
     /// Options of the inference engine. Unset: each has its default.
     #[serde(default)]
     pub engine: EngineSpec,
-    /// CPU and memory of each pod; GPUs come from `gpu` alone. Unset: no requests and no limits.
+    /// CPU, memory and disk of each pod; GPUs come from `gpu` alone. Unset: what a released model needs, requests of 2 CPUs,
+    /// 48Gi memory (16Gi with a GPU) and 1Gi ephemeral-storage, limits of 64Gi (32Gi with a GPU) and 2Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Where pods may run; each field is passed to the pod as it is. Unset: wherever Kubernetes finds room.

@@ -1,6 +1,8 @@
 //! The command line.
 
-use clap::Parser;
+use crate::reconcile::build::{Peers, operator};
+use clap::{ArgAction, Parser};
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use std::net::SocketAddr;
 
 /// Turns ZImageDeployment resources into inference servers and moves traffic between their tiers.
@@ -24,6 +26,15 @@ pub struct Args {
         value_name = "NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
+    /// Whether server and gateway pods get NetworkPolicies: servers are reached by their gateway, metrics by the operator.
+    #[arg(long, env = "ZIMAGE_NETWORK_POLICIES", default_value_t = true, action = ArgAction::Set)]
+    pub network_policies: bool,
+    /// Who else may read the pods' metrics: a NetworkPolicyPeer as JSON; repeatable.
+    #[arg(long, value_name = "PEER", value_parser = peer)]
+    pub metrics_from: Vec<NetworkPolicyPeer>,
+    /// Who may send requests to gateways, in the same form; repeatable. None: everyone.
+    #[arg(long, value_name = "PEER", value_parser = peer)]
+    pub clients_from: Vec<NetworkPolicyPeer>,
     /// Address of /healthz and /readyz.
     #[arg(long, env = "ZIMAGE_LISTEN", default_value = "0.0.0.0:8081")]
     pub listen: SocketAddr,
@@ -43,6 +54,20 @@ pub struct Args {
     /// Level of the log (error, warn, info, debug, trace), or directives such as info,zimage_operator=debug.
     #[arg(long, env = "ZIMAGE_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+impl Args {
+    /// Who may connect to the pods; `None` without policies.
+    pub fn peers(&self) -> Option<Peers> {
+        let mut metrics = vec![operator(&self.lease_namespace)];
+        metrics.extend(self.metrics_from.iter().cloned());
+        let clients = self.clients_from.clone();
+        self.network_policies.then_some(Peers { metrics, clients })
+    }
+}
+
+fn peer(text: &str) -> Result<NetworkPolicyPeer, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 /// Images of parts whose spec names none.
@@ -74,5 +99,20 @@ mod tests {
             "--watch-namespace=b",
         ]);
         assert_eq!(args.watch_namespaces, ["a", "b"]);
+    }
+
+    #[test]
+    fn metrics_are_for_the_operator_and_for_those_who_are_named() {
+        let monitoring =
+            r#"{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}"#;
+        let named = format!("--metrics-from={monitoring}");
+        let args = Args::parse_from(["zimage-operator", "--lease-namespace=zimage-system", &named]);
+        let peers = args.peers().unwrap();
+        assert_eq!(peers.metrics[0], operator("zimage-system"));
+        let shown = serde_json::to_string(&peers.metrics[1]).unwrap();
+        assert_eq!(shown, monitoring);
+        let off = Args::parse_from(["zimage-operator", "--network-policies=false"]);
+        assert_eq!(off.peers(), None);
+        Args::try_parse_from(["zimage-operator", "--metrics-from=monitoring"]).unwrap_err();
     }
 }

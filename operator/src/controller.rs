@@ -3,7 +3,7 @@
 use crate::args::DefaultImages;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
-use crate::reconcile::build::kinds;
+use crate::reconcile::build::{Peers, kinds};
 use crate::reconcile::dereference::{Caches, owner_of_pod};
 use crate::reconcile::{Context, ReconcileError, reconcile};
 use futures::{Stream, StreamExt, stream};
@@ -40,6 +40,8 @@ pub struct Shared {
     pub client: Client,
     /// Images of parts whose spec names none.
     pub images: DefaultImages,
+    /// Who may connect to the pods; `None`: everyone, without policies.
+    pub peers: Option<Peers>,
     /// Events.
     pub recorder: Recorder,
     /// Figures.
@@ -90,6 +92,7 @@ pub async fn run(shared: Shared, namespace: Option<&str>, stop: CancellationToke
         caches: Caches { children, pods },
         observer: Arc::clone(&observer),
         images: shared.images,
+        peers: shared.peers,
         recorder: shared.recorder,
         metrics: shared.metrics,
         written: std::sync::Mutex::default(),

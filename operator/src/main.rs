@@ -134,6 +134,7 @@ async fn lead(
                 server_cuda: args.server_cuda_image.clone(),
                 gateway: args.gateway_image.clone(),
             },
+            peers: args.peers(),
             recorder: Recorder::new(client, reporter),
             metrics: Arc::clone(&metrics),
         };

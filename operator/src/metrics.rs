@@ -132,9 +132,8 @@ impl Metrics {
         );
         for outcome in OUTCOMES {
             // A counter that is there from the start can be alarmed on.
-            metrics
-                .scrape_failures
-                .get_or_create(&OutcomeLabels { outcome });
+            let labels = OutcomeLabels { outcome };
+            metrics.scrape_failures.get_or_create(&labels).inc_by(0);
         }
         Self {
             registry,

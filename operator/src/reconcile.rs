@@ -16,7 +16,7 @@ use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::observe::{Decision, Observer, PodTarget, Situation, TierTargets};
 use crate::traffic::Policy;
-use build::Part;
+use build::{Desired, Part, Peers};
 use dereference::{Caches, Existing};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -46,6 +46,8 @@ pub struct Context {
     pub observer: Arc<Observer>,
     /// Images of parts whose spec names none.
     pub images: DefaultImages,
+    /// Who may connect to the pods; `None`: everyone, without policies.
+    pub peers: Option<Peers>,
     /// Events.
     pub recorder: Recorder,
     /// Figures.
@@ -128,8 +130,18 @@ impl Context {
         owner: &ZImageDeployment,
         existing: &Existing,
     ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
-        let wanted = build::children(owner, existing.images(owner, &self.images))?;
-        let children = apply::apply(&self.client, wanted, existing).await?;
+        let accounts = apply::apply(&self.client, build::accounts(owner)?, existing).await?;
+        let gateway = Part::Gateway.name(owner);
+        let account = accounts.iter().find(|child| child.name_any() == gateway);
+        let desired = Desired {
+            owner,
+            images: existing.images(owner, &self.images),
+            gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
+            peers: self.peers.as_ref(),
+        };
+        let wanted = build::children(&desired)?;
+        let others = apply::apply(&self.client, wanted, existing).await?;
+        let children = [accounts, others].concat();
         apply::prune(&self.client, &children, existing).await?;
         Ok(children)
     }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use zimage_crds::ZImageDeployment;
 use zimage_operator::observe::{UTILIZATION, WAITING};
 use zimage_operator::reconcile::MODEL_INVALID;
-use zimage_operator::reconcile::build::{Images, children};
+use zimage_operator::reconcile::build::{Desired, Images, children};
 use zimage_tests::manifest::{Change, valid};
 use zimage_tests::{repository, wait};
 
@@ -57,7 +57,12 @@ fn rendered(part: &str, manifest: Value) -> Result<Value> {
         gateway: image("g"),
     };
     let name = format!("fox-{part}");
-    let children = children(&owner, images)?;
+    let children = children(&Desired {
+        owner: &owner,
+        images,
+        gateway_account: None,
+        peers: None,
+    })?;
     let deployment = children
         .iter()
         .map(serde_json::to_value)

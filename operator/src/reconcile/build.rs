@@ -1,6 +1,7 @@
 //! The children of a `ZImageDeployment` as they should be. Pure.
 
 mod deployment;
+mod network_policy;
 mod part;
 mod pod_disruption_budget;
 mod role;
@@ -13,15 +14,18 @@ mod tests;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Resource;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use serde::Serialize;
+use std::iter;
 use zimage_crds::{Tier, TierSpec, ZImageDeployment, ZImageDeploymentSpec};
 
 pub(super) use deployment::computes_on_gpu;
+pub use network_policy::{Peers, operator};
 pub use part::Part;
 
 /// The container image of each part.
@@ -35,12 +39,25 @@ pub struct Images {
     pub gateway: String,
 }
 
+/// What the children are made of.
+pub struct Desired<'a> {
+    /// The deployment whose spec they follow.
+    pub owner: &'a ZImageDeployment,
+    /// The containers' images.
+    pub images: Images,
+    /// UID of the gateway's ServiceAccount. A token is of one account alone: the gateway's pods are replaced with it.
+    pub gateway_account: Option<&'a str>,
+    /// Who may connect to the pods. `None`: everyone, without policies.
+    pub peers: Option<&'a Peers>,
+}
+
 /// The kinds of all children, in the order in which they are applied: accounts and rights before the pods that use them.
-pub fn kinds() -> [ApiResource; 6] {
+pub fn kinds() -> [ApiResource; 7] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
         ApiResource::erase::<Role>(&()),
         ApiResource::erase::<RoleBinding>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
         ApiResource::erase::<Service>(&()),
         ApiResource::erase::<PodDisruptionBudget>(&()),
         ApiResource::erase::<Deployment>(&()),
@@ -55,34 +72,57 @@ pub const fn tier_spec(spec: &ZImageDeploymentSpec, tier: Tier) -> Option<&TierS
     }
 }
 
-/// Every child, in the order in which they are applied.
+/// The children whose identity the others need: the ServiceAccounts of the pods.
 ///
 /// # Errors
 /// When an object cannot be written as JSON; it is a fault of this program.
-pub fn children(
-    owner: &ZImageDeployment,
-    images: Images,
-) -> Result<Vec<DynamicObject>, serde_json::Error> {
-    let gateway = Part::Gateway;
+pub fn accounts(owner: &ZImageDeployment) -> Result<Vec<DynamicObject>, serde_json::Error> {
+    let account = |part| dynamic(&service_account::service_account(owner, part));
+    parts(owner).map(account).collect()
+}
+
+/// The workloads that the spec asks for.
+fn parts(owner: &ZImageDeployment) -> impl Iterator<Item = Part> {
+    let tiers = Tier::ALL
+        .into_iter()
+        .filter(|tier| tier_spec(&owner.spec, *tier).is_some());
+    iter::once(Part::Gateway).chain(tiers.map(Part::Server))
+}
+
+/// Every child but [`accounts`], in the order in which they are applied.
+///
+/// # Errors
+/// When an object cannot be written as JSON; it is a fault of this program.
+pub fn children(desired: &Desired<'_>) -> Result<Vec<DynamicObject>, serde_json::Error> {
+    let owner = desired.owner;
     let mut children = vec![
-        dynamic(&service_account::service_account(owner, gateway))?,
         dynamic(&role::gateway(owner))?,
         dynamic(&role_binding::gateway(owner))?,
-        dynamic(&service::front(owner))?,
     ];
+    // Before the pods, so that none is open for a moment.
+    if let Some(peers) = desired.peers {
+        for part in parts(owner) {
+            children.push(dynamic(&network_policy::network_policy(
+                owner, part, peers,
+            ))?);
+        }
+    }
+    children.push(dynamic(&service::front(owner))?);
     let replicas = owner.spec.gateway.replicas;
-    if let Some(budget) = pod_disruption_budget::pod_disruption_budget(owner, gateway, replicas) {
+    if let Some(budget) =
+        pod_disruption_budget::pod_disruption_budget(owner, Part::Gateway, replicas)
+    {
         children.push(dynamic(&budget)?);
     }
     for (tier, image) in [
-        (Tier::Primary, images.primary),
-        (Tier::Fallback, images.fallback),
+        (Tier::Primary, &desired.images.primary),
+        (Tier::Fallback, &desired.images.fallback),
     ] {
         if let Some(spec) = tier_spec(&owner.spec, tier) {
             children.extend(tier_children(owner, tier, spec, image)?);
         }
     }
-    children.push(dynamic(&deployment::gateway(owner, images.gateway))?);
+    children.push(dynamic(&deployment::gateway(desired))?);
     Ok(children)
 }
 
@@ -90,16 +130,14 @@ fn tier_children(
     owner: &ZImageDeployment,
     tier: Tier,
     spec: &TierSpec,
-    image: String,
+    image: &str,
 ) -> Result<Vec<DynamicObject>, serde_json::Error> {
     let part = Part::Server(tier);
-    let mut children = vec![
-        dynamic(&service_account::service_account(owner, part))?,
-        dynamic(&service::tier(owner, tier))?,
-    ];
+    let mut children = vec![dynamic(&service::tier(owner, tier))?];
     if let Some(budget) = pod_disruption_budget::pod_disruption_budget(owner, part, spec.replicas) {
         children.push(dynamic(&budget)?);
     }
+    let image = image.to_owned();
     children.push(dynamic(&deployment::server(owner, tier, spec, image))?);
     Ok(children)
 }

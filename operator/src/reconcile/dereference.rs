@@ -145,7 +145,7 @@ pub fn kind_of(object: &DynamicObject) -> Option<kube::core::ApiResource> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::children;
+    use super::super::build::{Desired, children};
     use super::*;
     use serde_json::{Value, json};
 
@@ -175,8 +175,14 @@ mod tests {
     /// What version 1 of the operator made of a spec.
     fn made_by_1(owner: &ZImageDeployment) -> Existing {
         let images = Existing::default().images(owner, &defaults(1));
+        let desired = Desired {
+            owner,
+            images,
+            gateway_account: None,
+            peers: None,
+        };
         Existing {
-            children: children(owner, images)
+            children: children(&desired)
                 .unwrap()
                 .into_iter()
                 .map(Arc::new)

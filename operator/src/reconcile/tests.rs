@@ -64,6 +64,7 @@ impl Stage {
                 server_cuda: images("server-cuda"),
                 gateway: images("gateway"),
             },
+            peers: None,
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::default(),
             written: Mutex::default(),
@@ -192,6 +193,45 @@ async fn a_child_that_is_no_longer_wanted_is_deleted() {
             "services/fox-fallback",
         ]
     );
+}
+
+/// The API server gives the gateway's account this UID when it is applied.
+fn with_account(uid: &'static str) -> impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync {
+    move |call| {
+        let is_account = call.path.ends_with("/serviceaccounts/fox-gateway");
+        let mut account = call.body.clone();
+        account["metadata"]["uid"] = uid.into();
+        is_account.then_some((200, account))
+    }
+}
+
+#[tokio::test]
+async fn gateway_pods_go_with_the_account_whose_token_they_hold() {
+    let account_of = |stage: &Stage| {
+        let applied = stage.applied().into_iter();
+        let mut gateways = applied.filter(|child| {
+            child["kind"] == "Deployment" && child["metadata"]["name"] == "fox-gateway"
+        });
+        let template = gateways.next()?["spec"]["template"].clone();
+        let annotations = template["metadata"]["annotations"].clone();
+        Some(annotations["zimage.dev/service-account-uid"].clone())
+    };
+    let first = Stage::new(&[], &[], with_account("account-1"));
+    first.reconcile(owner()).await.unwrap();
+    assert_eq!(account_of(&first), Some("account-1".into()));
+
+    // The account is deleted; what the others were applied with is still there.
+    let is_account = |child: &Value| {
+        child["kind"] == "ServiceAccount" && child["metadata"]["name"] == "fox-gateway"
+    };
+    let left: Vec<Value> = first
+        .applied()
+        .into_iter()
+        .filter(|child| !is_account(child))
+        .collect();
+    let second = Stage::new(&left, &[], with_account("account-2"));
+    second.reconcile(owner()).await.unwrap();
+    assert_eq!(account_of(&second), Some("account-2".into()));
 }
 
 #[tokio::test]

@@ -9,8 +9,10 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, HTTPGetAction, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, SeccompProfile, SecurityContext, TopologySpreadConstraint,
+    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+    TopologySpreadConstraint,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use zimage_crds::{SchedulingSpec, ZImageDeployment};
@@ -80,6 +82,8 @@ fn pod_spec(
 ) -> PodSpec {
     PodSpec {
         service_account_name: Some(part.name(owner)),
+        // Variables with the addresses of every Service of the namespace: nobody reads them.
+        enable_service_links: Some(false),
         containers: vec![container],
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -150,6 +154,20 @@ fn container(name: &str, image: String, args: Vec<String>, port: i32) -> Contain
             ..SecurityContext::default()
         }),
         ..Container::default()
+    }
+}
+
+/// Requests and limits, each a resource's name and quantity.
+fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| {
+        let quantity =
+            |&(name, value): &(&str, &str)| (name.to_owned(), Quantity(value.to_owned()));
+        Some(pairs.iter().map(quantity).collect())
+    };
+    ResourceRequirements {
+        requests: quantities(requests),
+        limits: quantities(limits),
+        claims: None,
     }
 }
 

@@ -37,8 +37,25 @@ fn images() -> Images {
     }
 }
 
+fn peers() -> Peers {
+    Peers {
+        metrics: vec![operator("zimage-system")],
+        clients: Vec::new(),
+    }
+}
+
 fn built(owner: &ZImageDeployment) -> Vec<DynamicObject> {
-    children(owner, images()).unwrap()
+    built_for(owner, Some(&peers()))
+}
+
+fn built_for(owner: &ZImageDeployment, peers: Option<&Peers>) -> Vec<DynamicObject> {
+    let desired = Desired {
+        owner,
+        images: images(),
+        gateway_account: Some("7d2e1a2e-0000-4000-8000-000000000000"),
+        peers,
+    };
+    [accounts(owner).unwrap(), children(&desired).unwrap()].concat()
 }
 
 fn names(children: &[DynamicObject]) -> Vec<String> {
@@ -70,19 +87,93 @@ fn a_short_spec_becomes_two_tiers_and_a_gateway() {
         names(&built(&short())),
         [
             "ServiceAccount/fox-gateway",
+            "ServiceAccount/fox-primary",
+            "ServiceAccount/fox-fallback",
             "Role/fox-gateway",
             "RoleBinding/fox-gateway",
+            "NetworkPolicy/fox-gateway",
+            "NetworkPolicy/fox-primary",
+            "NetworkPolicy/fox-fallback",
             "Service/fox",
             "PodDisruptionBudget/fox-gateway",
-            "ServiceAccount/fox-primary",
             "Service/fox-primary",
             "Deployment/fox-primary",
-            "ServiceAccount/fox-fallback",
             "Service/fox-fallback",
             "Deployment/fox-fallback",
             "Deployment/fox-gateway",
         ]
     );
+}
+
+#[test]
+fn servers_are_reached_by_their_gateway_and_metrics_by_the_operator() {
+    let children = built(&short());
+    let ingress = |name| find(&children, name)["spec"]["ingress"].clone();
+    let server = ingress("NetworkPolicy/fox-primary");
+    let gateway = json!({"podSelector": {"matchLabels": Part::Gateway.selector_labels(&short())}});
+    assert_eq!(server[0]["from"], json!([gateway]));
+    assert_eq!(
+        server[0]["ports"],
+        json!([{"port": "http", "protocol": "TCP"}])
+    );
+    assert_eq!(server[1]["from"], json!([operator("zimage-system")]));
+    assert_eq!(
+        server[1]["ports"],
+        json!([{"port": "metrics", "protocol": "TCP"}])
+    );
+    assert_eq!(server.as_array().unwrap().len(), 2);
+    let open = ingress("NetworkPolicy/fox-gateway");
+    assert_eq!(open[0].get("from"), None, "clients may come from anywhere");
+    assert_eq!(open[1]["from"], json!([operator("zimage-system")]));
+}
+
+#[test]
+fn clients_of_the_gateway_can_be_named_and_policies_left_out() {
+    let named = Peers {
+        clients: vec![operator("web")],
+        ..peers()
+    };
+    let children = built_for(&short(), Some(&named));
+    let ingress = &find(&children, "NetworkPolicy/fox-gateway")["spec"]["ingress"];
+    assert_eq!(ingress[0]["from"], json!([operator("web")]));
+    let without = names(&built_for(&short(), None));
+    assert!(!without.iter().any(|name| name.starts_with("NetworkPolicy")));
+}
+
+#[test]
+fn every_container_has_memory_and_disk_asked_for_and_bounded() {
+    let gpu = owner(json!({"primary": tier("Turbo", json!({"gpu": {}}))}));
+    for children in [built(&short()), built(&gpu)] {
+        for child in children
+            .iter()
+            .filter(|child| child.types.as_ref().unwrap().kind == "Deployment")
+        {
+            let deployment = serde_json::to_value(child).unwrap();
+            let pod = pod(&deployment);
+            assert_eq!(pod["enableServiceLinks"], false);
+            for list in ["requests", "limits"] {
+                let quantities = &pod["containers"][0]["resources"][list];
+                for resource in ["memory", "ephemeral-storage"] {
+                    assert!(
+                        quantities[resource].is_string(),
+                        "{} {list}: {quantities}",
+                        child.name_any()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn resources_of_the_spec_take_the_place_of_the_default_as_a_whole() {
+    let small = json!({"requests": {"memory": "16Mi"}});
+    let tier = tier("Turbo", json!({"resources": small, "gpu": {}}));
+    let children = built(&owner(json!({"primary": tier})));
+    let deployment = find(&children, "Deployment/fox-primary");
+    let resources = &pod(&deployment)["containers"][0]["resources"];
+    let expected = json!({"requests": {"memory": "16Mi"}, "limits": {"nvidia.com/gpu": "1"}});
+    assert_eq!(*resources, expected);
 }
 
 #[test]
@@ -148,8 +239,8 @@ fn a_gpu_tier_asks_for_its_gpus_and_its_product_and_accepts_the_usual_taint() {
     let deployment = find(&children, "Deployment/fox-primary");
     let pod = pod(&deployment);
     assert_eq!(
-        pod["containers"][0]["resources"]["limits"],
-        json!({"nvidia.com/gpu": "1"})
+        pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"],
+        "1"
     );
     assert_eq!(
         pod["nodeSelector"],
@@ -167,7 +258,8 @@ fn a_tier_without_gpu_computes_on_the_cpu() {
         .as_array()
         .unwrap();
     assert!(args.contains(&json!("--device=cpu")), "{args:?}");
-    assert_eq!(pod(&deployment)["containers"][0].get("resources"), None);
+    let resources = &pod(&deployment)["containers"][0]["resources"];
+    assert_eq!(resources["requests"]["memory"], "48Gi");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use super::{
     GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
-    pod_spec,
+    pod_spec, resources,
 };
+use crate::reconcile::build::Desired;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ResourceRequirements;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use zimage_crds::ZImageDeployment;
@@ -14,22 +14,29 @@ use zimage_crds::ZImageDeployment;
 /// Largest request body, the server's own: an image to start from and its mask, encoded in base64.
 const MAX_BODY_BYTES: u32 = 32 << 20;
 
+/// Annotation of the pods: the UID of the account whose token they hold.
+const ACCOUNT: &str = "zimage.dev/service-account-uid";
+
 /// The Deployment of the gateway.
-pub(in super::super) fn gateway(owner: &ZImageDeployment, image: String) -> Deployment {
+pub(in super::super) fn gateway(desired: &Desired<'_>) -> Deployment {
+    let owner = desired.owner;
     let spec = &owner.spec.gateway;
+    let image = desired.images.gateway.clone();
     let mut container = container("gateway", image, arguments(owner), 8080);
     container.resources = spec.resources.clone().or_else(|| Some(default_resources()));
     let mut pod = pod_spec(owner, Part::Gateway, &spec.scheduling, container);
     // A request in flight may take as long as any: it is not cut by a rollout of the gateway.
     pod.termination_grace_period_seconds =
         Some(i64::from(spec.request_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS);
-    deployment(
-        owner,
-        Part::Gateway,
-        spec.replicas,
-        Rollout::SurgeFirst,
-        pod,
-    )
+    let rollout = Rollout::SurgeFirst;
+    let mut deployment = deployment(owner, Part::Gateway, spec.replicas, rollout, pod);
+    // The API server refuses the token of an account that was deleted, also when one of its name was made again: the pods
+    // that hold it know nothing new any more.
+    if let (Some(uid), Some(spec)) = (desired.gateway_account, &mut deployment.spec) {
+        let metadata = spec.template.metadata.get_or_insert_default();
+        metadata.annotations = Some(BTreeMap::from([(ACCOUNT.to_owned(), uid.to_owned())]));
+    }
+    deployment
 }
 
 fn arguments(owner: &ZImageDeployment) -> Vec<String> {
@@ -51,14 +58,12 @@ fn arguments(owner: &ZImageDeployment) -> Vec<String> {
 }
 
 fn default_resources() -> ResourceRequirements {
-    let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
-        let quantity =
-            |&(name, value): &(&str, &str)| (name.to_owned(), Quantity(value.to_owned()));
-        pairs.iter().map(quantity).collect()
-    };
-    ResourceRequirements {
-        requests: Some(quantities(&[("cpu", "100m"), ("memory", "64Mi")])),
-        limits: Some(quantities(&[("memory", "256Mi")])),
-        ..ResourceRequirements::default()
-    }
+    resources(
+        &[
+            ("cpu", "100m"),
+            ("memory", "64Mi"),
+            ("ephemeral-storage", "16Mi"),
+        ],
+        &[("memory", "256Mi"), ("ephemeral-storage", "256Mi")],
+    )
 }

@@ -2,7 +2,7 @@
 
 use super::{
     GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
-    pod_spec,
+    pod_spec, resources,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
@@ -33,7 +33,7 @@ pub(in super::super) fn server(
 ) -> Deployment {
     let part = Part::Server(tier);
     let mut container = container("server", image, arguments(owner, tier, spec), 8000);
-    container.resources = resources(spec);
+    container.resources = Some(resources_of(spec));
     container.env = (!spec.env.is_empty()).then(|| spec.env.clone());
     container.volume_mounts = Some(vec![
         VolumeMount {
@@ -105,17 +105,33 @@ pub(in super::super::super) fn computes_on_gpu(server: &Container) -> bool {
     arguments.any(|argument| argument == ON_GPU)
 }
 
-fn resources(spec: &TierSpec) -> Option<ResourceRequirements> {
-    let mut resources = spec.resources.clone();
+fn resources_of(spec: &TierSpec) -> ResourceRequirements {
+    let default = || default_resources(spec.uses_gpu());
+    let mut resources = spec.resources.clone().unwrap_or_else(default);
     if let Some(gpu) = spec.gpu.as_ref().filter(|_| spec.uses_gpu()) {
         // An extended resource cannot be overcommitted: its limit is its request.
-        resources
-            .get_or_insert_default()
-            .limits
-            .get_or_insert_default()
-            .insert(gpu.resource_name.clone(), Quantity(gpu.count.to_string()));
+        let limits = resources.limits.get_or_insert_default();
+        limits.insert(gpu.resource_name.clone(), Quantity(gpu.count.to_string()));
     }
     resources
+}
+
+/// What a released model needs: on the CPU its float32 weights, 41 GB; on a GPU the host's part, among it the pages of the
+/// checkpoint while it is loaded. `/tmp` and the log are what is written.
+fn default_resources(on_gpu: bool) -> ResourceRequirements {
+    let (memory, most) = if on_gpu {
+        ("16Gi", "32Gi")
+    } else {
+        ("48Gi", "64Gi")
+    };
+    resources(
+        &[
+            ("cpu", "2"),
+            ("memory", memory),
+            ("ephemeral-storage", "1Gi"),
+        ],
+        &[("memory", most), ("ephemeral-storage", "2Gi")],
+    )
 }
 
 fn place_on_gpu(pod: &mut PodSpec, gpu: &GpuSpec) {
