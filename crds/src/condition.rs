@@ -43,7 +43,7 @@ pub enum Reason {
     InvalidSpec,
     /// The API server refuses a child for a cause outside the spec (quota, rights, a webhook); it is tried again.
     ApplyFailed,
-    /// `spec.paused` is true; nothing was applied.
+    /// `spec.paused` is true: nothing is changed. With status False the spec is not what runs.
     Paused,
     /// Everything that the condition asks for is there.
     Available,
@@ -57,7 +57,7 @@ pub enum Reason {
     InsufficientGpu,
     /// A pod cannot be scheduled for another reason.
     Unschedulable,
-    /// The API server refused to create a pod (quota, admission).
+    /// The API server refused to create a pod (quota, admission), or its node cannot start it.
     PodCreationFailed,
     /// A container image cannot be pulled.
     ImagePullFailed,
@@ -65,8 +65,10 @@ pub enum Reason {
     ModelInvalid,
     /// A container ends again and again.
     CrashLooping,
-    /// The volume claim of the model does not exist or is not bound.
+    /// The volume claim of the model does not exist, is not bound, or cannot be mounted.
     VolumeUnavailable,
+    /// The kubelet ended a pod, most often because its node ran out of memory or disk.
+    Evicted,
     /// No pod of the tier (or the gateway) is ready.
     NoReadyPods,
     /// Traffic has the weights of the spec.
@@ -108,6 +110,7 @@ impl Reason {
             Self::ModelInvalid => "ModelInvalid",
             Self::CrashLooping => "CrashLooping",
             Self::VolumeUnavailable => "VolumeUnavailable",
+            Self::Evicted => "Evicted",
             Self::NoReadyPods => "NoReadyPods",
             Self::WithinCapacity => "WithinCapacity",
             Self::Saturated => "Saturated",

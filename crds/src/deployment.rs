@@ -29,6 +29,11 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary.ready"),
     printcolumn(name = "Fallback", type_ = "string", json_path = ".status.fallback.ready"),
     printcolumn(name = "Split", type_ = "string", json_path = ".status.traffic.split"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.traffic.state", priority = 1),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.primary.model", priority = 1),
+    printcolumn(name = "GPU", type_ = "string", json_path = ".spec.primary.gpu.product", priority = 1),
+    printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = ("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters: children add suffixes to it"),
     validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "metadata.name must be a DNS label that starts with a letter: Services carry it")

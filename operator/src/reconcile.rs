@@ -6,6 +6,7 @@ mod apply;
 pub mod build;
 pub mod dereference;
 mod events;
+mod kubelet;
 mod status;
 
 #[cfg(test)]
@@ -62,6 +63,9 @@ pub enum ReconcileError {
     /// The API server cannot be asked, or refuses.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
+    /// The deployment is paused and its spec is not what runs: what differs.
+    #[error("spec.paused is true, and the spec is not what runs: {0}")]
+    Held(String),
     /// A child cannot be written as JSON.
     #[error("failed to write a child as JSON: {0}")]
     Serialize(#[from] serde_json::Error),
@@ -78,22 +82,25 @@ pub async fn reconcile(
     let begun = std::time::Instant::now();
     let outcome = reconcile_one(&owner, &context).await;
     context.metrics.reconciled(begun.elapsed());
-    outcome.map(|()| Action::await_change())
+    outcome
 }
 
-async fn reconcile_one(owner: &ZImageDeployment, context: &Context) -> Result<(), ReconcileError> {
+async fn reconcile_one(
+    owner: &ZImageDeployment,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
     if owner.meta().deletion_timestamp.is_some() {
         // Owner references let the garbage collector take the children.
-        return Ok(());
+        return Ok(Action::await_change());
     }
     let now = whole_seconds(Timestamp::now());
     let before = context.last_status(owner);
-    if owner.spec.paused {
-        let after = status::of_paused(owner, &before, now);
-        return context.update_status(owner, &before, after).await;
-    }
-    let existing = context.caches.existing(owner);
-    let applied = context.apply(owner, &existing).await;
+    let mut existing = context.caches.existing(owner);
+    existing.obstacles = kubelet::obstacles(&context.client, existing.pods()).await;
+    let applied = match owner.spec.paused {
+        true => context.hold(owner, &existing),
+        false => context.apply(owner, &existing).await,
+    };
     // A refusal leaves the pods alone, not the traffic: it still follows their readiness.
     let decision = context.decide(owner, &existing, &before);
     let fault = applied.as_ref().err().map(Fault::of);
@@ -102,16 +109,21 @@ async fn reconcile_one(owner: &ZImageDeployment, context: &Context) -> Result<()
     let after = status::of(owner, &seen, fault.as_ref(), &before, now);
     context.update_status(owner, &before, after).await?;
     match applied {
-        // Only another spec helps.
-        Err(error) if error.is_of_the_spec() => Ok(()),
-        applied => applied.map(drop),
+        Err(error) if !error.is_of_the_spec() => Err(error),
+        // An event of the kubelet changes no pod: nothing but time brings it here.
+        _ if existing.pods().any(kubelet::is_starting) => Ok(Action::requeue(kubelet::AGAIN)),
+        _ => Ok(Action::await_change()),
     }
 }
 
 impl ReconcileError {
-    /// Whether the API server takes a child for invalid: what the spec asks for cannot be.
+    /// Whether only another spec helps: what it asks for cannot be, or it is paused.
     fn is_of_the_spec(&self) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(refusal)) if refusal.code == 422)
+        match self {
+            Self::Api(kube::Error::Api(refusal)) => refusal.code == 422,
+            Self::Held(_) => true,
+            Self::Api(_) | Self::Serialize(_) => false,
+        }
     }
 }
 
@@ -131,19 +143,46 @@ impl Context {
         existing: &Existing,
     ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
         let accounts = apply::apply(&self.client, build::accounts(owner)?, existing).await?;
-        let gateway = Part::Gateway.name(owner);
-        let account = accounts.iter().find(|child| child.name_any() == gateway);
-        let desired = Desired {
-            owner,
-            images: existing.images(owner, &self.images),
-            gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
-            peers: self.peers.as_ref(),
-        };
-        let wanted = build::children(&desired)?;
+        let wanted = self.wanted(owner, existing, &accounts)?;
         let others = apply::apply(&self.client, wanted, existing).await?;
         let children = [accounts, others].concat();
         apply::prune(&self.client, &children, existing).await?;
         Ok(children)
+    }
+
+    /// The children as they are, when they are as the spec asks for; nothing is changed.
+    fn hold(
+        &self,
+        owner: &ZImageDeployment,
+        existing: &Existing,
+    ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
+        let others = self.wanted(owner, existing, &existing.children)?;
+        let wanted = [build::accounts(owner)?, others].concat();
+        match apply::differences(wanted, existing) {
+            None => Ok(existing.children.clone()),
+            Some(differences) => Err(ReconcileError::Held(differences)),
+        }
+    }
+
+    /// The children that go with these accounts.
+    fn wanted(
+        &self,
+        owner: &ZImageDeployment,
+        existing: &Existing,
+        accounts: &[Arc<DynamicObject>],
+    ) -> Result<Vec<DynamicObject>, serde_json::Error> {
+        let name = Part::Gateway.name(owner);
+        let is_account = |child: &&Arc<DynamicObject>| {
+            let types = child.types.as_ref();
+            child.name_any() == name && types.is_some_and(|it| it.kind == "ServiceAccount")
+        };
+        let account = accounts.iter().find(is_account);
+        build::children(&Desired {
+            owner,
+            images: existing.images(owner, &self.images),
+            gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
+            peers: self.peers.as_ref(),
+        })
     }
 
     fn decide(

@@ -65,6 +65,35 @@ pub(super) async fn prune(
     Ok(())
 }
 
+/// What differs between the children and those that are wanted, in words. `None`: nothing.
+pub(super) fn differences(wanted: Vec<DynamicObject>, existing: &Existing) -> Option<String> {
+    const SHOWN: usize = 3;
+    let describe = |child: &DynamicObject| format!("{} {}", kind_name(child), child.name_any());
+    let mut names = Vec::new();
+    let mut known = Vec::new();
+    for mut child in wanted {
+        mark(&mut child);
+        let live = existing.same_as(&child);
+        if !live.is_some_and(|live| is_as_wanted(&child, live)) {
+            names.push(describe(&child));
+        }
+        known.extend(live.cloned());
+    }
+    let surplus = existing
+        .children
+        .iter()
+        .filter(|child| !known.contains(child) && child.metadata.deletion_timestamp.is_none());
+    names.extend(surplus.map(|child| describe(child)));
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let shown = names.join(", ");
+    match (names.is_empty(), more) {
+        (true, _) => None,
+        (_, 0) => Some(shown),
+        (_, more) => Some(format!("{shown} and {more} more")),
+    }
+}
+
 async fn apply_one(client: &Client, child: &DynamicObject) -> Result<DynamicObject, kube::Error> {
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let live = api(client, child)

@@ -1,6 +1,7 @@
 //! What exists of a deployment: its children and its pods, out of the caches.
 
 use super::build::{Images, Part, computes_on_gpu, kinds};
+use super::kubelet::Obstacles;
 use crate::args::DefaultImages;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -25,6 +26,8 @@ pub struct Existing {
     pub children: Vec<Arc<DynamicObject>>,
     /// Pods of all its parts.
     pub pods: Vec<Arc<Pod>>,
+    /// What keeps pods from starting, as far as it was asked for.
+    pub(super) obstacles: Obstacles,
 }
 
 impl Caches {
@@ -51,6 +54,7 @@ impl Caches {
                 .flat_map(|cache| cache.state_filter(is_child))
                 .collect(),
             pods: self.pods.state_filter(is_pod),
+            obstacles: Obstacles::default(),
         }
     }
 }
@@ -64,20 +68,32 @@ impl Existing {
             .find(|child| kind(child) == kind(desired) && child.name_any() == desired.name_any())
     }
 
-    /// Pods of one part that are not being deleted.
+    /// Pods of all parts.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().map(AsRef::as_ref)
+    }
+
+    /// Pods of one part that are not being deleted and have not ended.
     pub fn pods_of(&self, owner: &ZImageDeployment, part: Part) -> Vec<&Pod> {
+        let pods = self.selected(owner, part);
+        pods.filter(|pod| !has_ended(pod)).collect()
+    }
+
+    /// Pods of one part that have ended and are left over, as evicted ones are.
+    pub fn ended_pods_of(&self, owner: &ZImageDeployment, part: Part) -> Vec<&Pod> {
+        let pods = self.selected(owner, part);
+        pods.filter(|pod| has_ended(pod)).collect()
+    }
+
+    fn selected(&self, owner: &ZImageDeployment, part: Part) -> impl Iterator<Item = &Pod> {
         let selector = part.selector_labels(owner);
-        let selected = |pod: &&Pod| {
+        self.pods().filter(move |pod| {
+            let labels = pod.labels();
             pod.meta().deletion_timestamp.is_none()
                 && selector
                     .iter()
-                    .all(|(key, value)| pod.labels().get(key) == Some(value))
-        };
-        self.pods
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(selected)
-            .collect()
+                    .all(|(key, value)| labels.get(key) == Some(value))
+        })
     }
 
     /// The image of each part: the spec's; without one what runs already, so that an upgrade of the operator replaces no
@@ -120,6 +136,15 @@ impl Existing {
         let pod = deployment.spec?.template.spec?;
         pod.containers.into_iter().next()
     }
+}
+
+/// Whether none of a pod's containers will run again.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 fn choose(wanted: Option<&String>, running: Option<Container>, default: &str) -> String {

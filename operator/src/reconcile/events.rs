@@ -4,7 +4,7 @@ use kube::runtime::events::{Event, EventType};
 use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
 
 /// Reasons that need somebody's attention.
-const WARNINGS: [Reason; 15] = [
+const WARNINGS: [Reason; 16] = [
     Reason::InvalidSpec,
     Reason::ApplyFailed,
     Reason::InsufficientGpu,
@@ -14,6 +14,7 @@ const WARNINGS: [Reason; 15] = [
     Reason::ModelInvalid,
     Reason::CrashLooping,
     Reason::VolumeUnavailable,
+    Reason::Evicted,
     Reason::NoReadyPods,
     Reason::Saturated,
     Reason::FiguresMissing,

@@ -9,8 +9,8 @@ mod tests;
 use super::ReconcileError;
 use super::build::{Part, tier_spec};
 use super::dereference::Existing;
+use super::kubelet::Obstacles;
 use crate::observe::Decision;
-use conditions::Verdict;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,17 +19,20 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use std::sync::Arc;
 use zimage_crds::{
-    ConditionType, Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment,
-    ZImageDeploymentStatus,
+    Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment, ZImageDeploymentStatus,
 };
 
 pub use trouble::MODEL_INVALID;
+pub(super) use trouble::Trouble;
 
 /// One part: its Deployment and its pods.
 pub(super) struct Parts<'a> {
     replicas: i32,
     deployment: Option<Deployment>,
     pods: Vec<&'a Pod>,
+    /// Pods that are left over.
+    ended: Vec<&'a Pod>,
+    obstacles: &'a Obstacles,
 }
 
 /// What the status is made of.
@@ -52,6 +55,8 @@ impl<'a> Seen<'a> {
             replicas,
             deployment: deployment(applied, &part.name(owner)),
             pods: existing.pods_of(owner, part),
+            ended: existing.ended_pods_of(owner, part),
+            obstacles: &existing.obstacles,
         };
         let tier = |tier| {
             let spec = tier_spec(&owner.spec, tier)?;
@@ -151,10 +156,10 @@ impl Fault {
     /// What a failed attempt to apply the spec means.
     pub(super) fn of(error: &ReconcileError) -> Self {
         Self {
-            reason: if error.is_of_the_spec() {
-                Reason::InvalidSpec
-            } else {
-                Reason::ApplyFailed
+            reason: match error {
+                ReconcileError::Held(_) => Reason::Paused,
+                error if error.is_of_the_spec() => Reason::InvalidSpec,
+                _ => Reason::ApplyFailed,
             },
             message: match error {
                 ReconcileError::Api(kube::Error::Api(refusal)) => format!(
@@ -188,25 +193,6 @@ pub(super) fn of(
         traffic: Some(traffic_status(seen.decision)),
         conditions: conditions.collect(),
     }
-}
-
-/// The status of a paused deployment: what was said last, and that nothing is changed.
-pub(super) fn of_paused(
-    owner: &ZImageDeployment,
-    before: &ZImageDeploymentStatus,
-    now: Timestamp,
-) -> ZImageDeploymentStatus {
-    let message = "spec.paused is true: neither pods nor weights are changed";
-    let kind = ConditionType::Accepted;
-    let paused =
-        Verdict::yes(Reason::Paused, message).condition(kind, owner, &before.conditions, now);
-    let mut status = before.clone();
-    status.observed_generation = owner.metadata.generation;
-    status
-        .conditions
-        .retain(|condition| condition.type_ != paused.type_);
-    status.conditions.insert(0, paused);
-    status
 }
 
 fn tier_status(owner: &ZImageDeployment, seen: &Seen<'_>, tier: Tier) -> Option<TierStatus> {

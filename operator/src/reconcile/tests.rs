@@ -235,11 +235,59 @@ async fn gateway_pods_go_with_the_account_whose_token_they_hold() {
 }
 
 #[tokio::test]
-async fn a_paused_deployment_is_left_alone() {
-    let stage = Stage::new(&[], &[], |_| None);
+async fn a_paused_deployment_is_left_alone_and_told_apart_by_whether_its_spec_runs() {
     let mut paused = owner();
     paused.spec.paused = true;
-    stage.reconcile(paused).await.unwrap();
+    let stage = Stage::new(&[], &[], |_| None);
+    let action = stage.reconcile(paused.clone()).await.unwrap();
+    assert_eq!(action, Action::await_change());
     assert_eq!(stage.applied(), [Value::Null; 0]);
-    assert_eq!(condition(&stage.status(), "Accepted")["reason"], "Paused");
+    let ready = condition(&stage.status(), "Ready").clone();
+    assert_eq!(
+        (&ready["status"], &ready["reason"]),
+        (&"False".into(), &"Paused".into())
+    );
+
+    let first = Stage::new(&[], &[], |_| None);
+    first.reconcile(owner()).await.unwrap();
+    let applied = Stage::new(&first.applied(), &[], |_| None);
+    applied.reconcile(paused.clone()).await.unwrap();
+    assert_eq!(applied.applied(), [Value::Null; 0]);
+    let accepted = condition(&applied.status(), "Accepted").clone();
+    assert_eq!(
+        (&accepted["status"], &accepted["reason"]),
+        (&"True".into(), &"Paused".into())
+    );
+
+    paused.spec.primary.replicas = 3;
+    let edited = Stage::new(&first.applied(), &[], |_| None);
+    edited.reconcile(paused).await.unwrap();
+    assert_eq!(edited.applied(), [Value::Null; 0]);
+    let status = edited.status();
+    let message = condition(&status, "Ready")["message"].to_string();
+    assert!(
+        message.contains("not what runs: Deployment fox-primary"),
+        "{message}"
+    );
+    assert_eq!(status["primary"]["ready"], "0/3");
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_start_is_asked_about_and_looked_at_again() {
+    let mut stuck = ready_pod(Part::Server(Tier::Primary));
+    stuck.metadata.uid = Some("pod-1".to_owned());
+    stuck.spec.get_or_insert_default().node_name = Some("node-1".to_owned());
+    stuck.status = serde_json::from_value(json!({"phase": "Pending"})).unwrap();
+    let stage = Stage::new(&[], &[stuck], |call| {
+        let events = json!([{"metadata": {}, "involvedObject": {}, "reason": "FailedMount", "message": "refused"}]);
+        let list =
+            json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": events});
+        call.path.ends_with("/art/events").then_some((200, list))
+    });
+    let action = stage.reconcile(owner()).await.unwrap();
+    assert_eq!(action, Action::requeue(kubelet::AGAIN));
+    let status = stage.status();
+    let primary = condition(&status, "PrimaryReady");
+    assert_eq!(primary["reason"], "VolumeUnavailable");
+    assert_eq!(primary["message"], "pod fox-primary: refused");
 }

@@ -55,6 +55,15 @@ async fn kubectl_get_shows_readiness_tiers_and_split() -> anyhow::Result<()> {
             rows[1][..6],
             ["fox", "True", "Available", "2/2", "1/2", "90/10"]
         );
+        let wide = ["get", "zimg", "--output=wide", "--namespace", &namespace];
+        let table = kubectl(&wide, "").await?;
+        for column in ["STATE", "MODEL", "GPU", "PAUSED", "MESSAGE"] {
+            assert!(table.contains(column), "no {column} in {table}");
+        }
+        assert!(
+            table.contains("Normal") && table.contains("z-image"),
+            "{table}"
+        );
         Ok(())
     })
     .await

@@ -58,6 +58,9 @@ impl Verdict {
     }
 }
 
+const PAUSED: &str =
+    "spec.paused is true: what runs is as the spec asks for; neither pods nor weights are changed";
+
 /// All conditions.
 pub(super) fn verdicts(
     owner: &ZImageDeployment,
@@ -69,11 +72,16 @@ pub(super) fn verdicts(
     let traffic = traffic_ready(seen, [&primary, &fallback]);
     let accepted = match fault {
         Some(fault) => Verdict::no(fault.reason, fault.message.clone()),
+        None if owner.spec.paused => Verdict::yes(Reason::Paused, PAUSED),
         None => Verdict::yes(Reason::Valid, "the spec is valid"),
     };
     let ready = match fault {
         Some(_) => accepted.clone(),
-        None => ready(owner, seen, &primary, &fallback, &traffic),
+        None => match ready(owner, seen, &primary, &fallback, &traffic) {
+            // Where everyone looks.
+            ready if ready.is_true && owner.spec.paused => Verdict::yes(Reason::Paused, PAUSED),
+            ready => ready,
+        },
     };
     vec![
         (ConditionType::Accepted, accepted),
@@ -102,7 +110,7 @@ fn tier_ready(seen: &Seen<'_>, tier: Tier) -> Verdict {
 fn part_ready(parts: &Parts<'_>) -> Verdict {
     let (ready, asked) = (parts.ready(), parts.replicas);
     let count = format!("{ready} of {asked} pods are ready");
-    let trouble = trouble::find(&parts.pods, parts.deployment.as_ref());
+    let trouble = trouble::find(parts);
     match trouble {
         Some(trouble) if ready == 0 => Verdict::no(trouble.reason, trouble.message),
         Some(trouble) => Verdict::yes(Reason::Available, format!("{count}; {}", trouble.message)),

@@ -5,6 +5,7 @@ use crate::clock::Moment;
 use crate::observe::Decision;
 use crate::traffic::{Load, Memory, Observation, Policy, TierObservation, decide};
 use serde_json::{Value, json};
+use zimage_crds::TrafficState;
 
 fn owner() -> ZImageDeployment {
     let tier = |variant: &str| {
@@ -56,13 +57,40 @@ fn status_with(ready: [bool; 3], deployments: [Value; 3]) -> ZImageDeploymentSta
     status_after(ready, deployments, None, &ZImageDeploymentStatus::default())
 }
 
+fn start() -> Moment {
+    Moment {
+        monotonic: std::time::Instant::now(),
+        wall: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// The status of a new deployment whose children are rolled out.
+fn status_of(owner: &ZImageDeployment, ready: [bool; 3]) -> ZImageDeploymentStatus {
+    status_from(
+        owner,
+        ready,
+        all_rolled_out(),
+        None,
+        &ZImageDeploymentStatus::default(),
+    )
+}
+
 fn status_after(
     ready: [bool; 3],
     deployments: [Value; 3],
     fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
 ) -> ZImageDeploymentStatus {
-    let owner = owner();
+    status_from(&owner(), ready, deployments, fault, before)
+}
+
+fn status_from(
+    owner: &ZImageDeployment,
+    ready: [bool; 3],
+    deployments: [Value; 3],
+    fault: Option<&Fault>,
+    before: &ZImageDeploymentStatus,
+) -> ZImageDeploymentStatus {
     let pods = PARTS
         .into_iter()
         .zip(ready)
@@ -87,18 +115,15 @@ fn status_after(
         fallback: tier(ready[1]),
     };
     let policy = Policy::from(&owner.spec);
-    let start = Moment {
-        monotonic: std::time::Instant::now(),
-        wall: Timestamp::UNIX_EPOCH,
-    };
+    let start = start();
     let now = Timestamp::from_second(if before.conditions.is_empty() { 0 } else { 100 }).unwrap();
     let memory = decide(&policy, &observation, &Memory::new(&policy, start), start);
     let decision = Decision {
         memory,
         observation,
     };
-    let seen = Seen::new(&owner, &applied, &existing, &decision);
-    of(&owner, &seen, fault, before, now)
+    let seen = Seen::new(owner, &applied, &existing, &decision);
+    of(owner, &seen, fault, before, now)
 }
 
 fn all_rolled_out() -> [Value; 3] {
@@ -186,12 +211,74 @@ fn the_transition_time_moves_only_when_the_status_flips() {
 }
 
 #[test]
-fn a_paused_deployment_keeps_what_was_said_last() {
+fn a_paused_deployment_is_ready_only_while_its_spec_is_what_runs() {
     let before = status_with([true; 3], all_rolled_out());
-    let paused = of_paused(&owner(), &before, Timestamp::UNIX_EPOCH);
-    assert_eq!(condition(&paused, "Accepted"), ("True", "Paused"));
-    assert_eq!(condition(&paused, "Ready"), ("True", "Available"));
-    assert_eq!(paused.traffic, before.traffic);
+    let held = ReconcileError::Held("Deployment fox-primary".to_owned());
+    let fault = Fault::of(&held);
+    let after = status_after([true; 3], all_rolled_out(), Some(&fault), &before);
+    for kind in ["Accepted", "Ready"] {
+        assert_eq!(condition(&after, kind), ("False", "Paused"));
+    }
+    let message = &after.conditions[0].message;
+    assert!(
+        message.ends_with("not what runs: Deployment fox-primary"),
+        "{message}"
+    );
+}
+
+#[test]
+fn shifted_is_true_exactly_while_the_weights_are_not_the_specs() {
+    let mut unused = owner();
+    unused.spec.traffic.weights = Weights {
+        primary: 100,
+        fallback: 0,
+    };
+    let status = status_of(&unused, [true, false, true]);
+    assert_eq!(
+        condition(&status, "Shifted"),
+        ("False", "FallbackUnavailable")
+    );
+
+    let policy = Policy::from(&owner().spec);
+    let shifted = TrafficStatus {
+        weights: Weights {
+            primary: 0,
+            fallback: 100,
+        },
+        state: TrafficState::Shifted,
+        ..traffic_status(&Decision {
+            memory: Memory::new(&policy, start()),
+            observation: Observation::default(),
+        })
+    };
+    let memory = Memory::from_status(&shifted, start());
+    let decision = Decision {
+        memory: decide(&policy, &Observation::default(), &memory, start()),
+        observation: Observation::default(),
+    };
+    let existing = Existing::default();
+    let seen = Seen::new(&owner(), &[], &existing, &decision);
+    let status = of(
+        &owner(),
+        &seen,
+        None,
+        &ZImageDeploymentStatus::default(),
+        start().wall,
+    );
+    assert_eq!(condition(&status, "Shifted"), ("True", "BothUnavailable"));
+}
+
+#[test]
+fn pods_that_have_ended_are_not_counted() {
+    let mut evicted = Pod::clone(&pod(PARTS[0], false));
+    evicted.metadata.name = Some("evicted".to_owned());
+    evicted.status.get_or_insert_default().phase = Some("Failed".to_owned());
+    let existing = Existing {
+        pods: vec![pod(PARTS[0], true), Arc::new(evicted)],
+        ..Existing::default()
+    };
+    assert_eq!(existing.pods_of(&owner(), PARTS[0]).len(), 1);
+    assert_eq!(existing.ended_pods_of(&owner(), PARTS[0]).len(), 1);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Why a part has no ready pod, in words that say what to do. Pure.
 
+use super::Parts;
+use crate::reconcile::kubelet::Obstacles;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use zimage_crds::Reason;
 
 /// What the server writes before the fault of its checkpoint, and ends with.
@@ -12,33 +14,62 @@ const MOST_CHARACTERS: usize = 900;
 
 /// A reason and a message that names the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) reason: Reason,
-    pub(super) message: String,
+pub(in super::super) struct Trouble {
+    pub(in super::super) reason: Reason,
+    pub(in super::super) message: String,
 }
 
-/// The first trouble of a part: of its pods in the order of their names, then of its Deployment.
-pub(super) fn find(pods: &[&Pod], deployment: Option<&Deployment>) -> Option<Trouble> {
-    let mut pods: Vec<_> = pods.to_vec();
+/// The first trouble of a part: of its pods in the order of their names, then of its Deployment, and of pods that were
+/// ended while one of them is missed.
+pub(super) fn find(parts: &Parts<'_>) -> Option<Trouble> {
+    let deployment = parts.deployment.as_ref();
+    in_order(&parts.pods)
+        .find_map(|pod| of_pod(pod, parts.obstacles))
+        .or_else(|| deployment.and_then(of_deployment))
+        .or_else(|| {
+            let is_missed = parts.ready() < parts.replicas;
+            is_missed.then(|| in_order(&parts.ended).find_map(evicted))?
+        })
+}
+
+fn in_order<'a>(pods: &[&'a Pod]) -> impl Iterator<Item = &'a Pod> {
+    let mut pods = pods.to_vec();
     pods.sort_by_key(|pod| pod.name_any());
     pods.into_iter()
-        .find_map(of_pod)
-        .or_else(|| deployment.and_then(of_deployment))
 }
 
-fn of_pod(pod: &Pod) -> Option<Trouble> {
-    let (reason, message) = unschedulable(pod).or_else(|| {
+fn of_pod(pod: &Pod, obstacles: &Obstacles) -> Option<Trouble> {
+    let in_containers = || {
         let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
         statuses
             .iter()
             .filter(|status| !status.ready)
             .find_map(of_container)
-    })?;
+    };
+    let at_the_start = || {
+        let obstacle = obstacles.get(pod.meta().uid.as_ref()?)?;
+        Some((obstacle.reason, obstacle.message.clone()))
+    };
+    let (reason, message) = unschedulable(pod)
+        .or_else(in_containers)
+        .or_else(at_the_start)?;
+    Some(trouble(pod, reason, &message))
+}
+
+/// The kubelet ended the pod; the message says which resource its node was short of.
+fn evicted(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    let is_evicted = status.reason.as_deref() == Some("Evicted");
+    let message = status.message.clone().unwrap_or_default();
+    is_evicted.then(|| trouble(pod, Reason::Evicted, &message))
+}
+
+fn trouble(pod: &Pod, reason: Reason, message: &str) -> Trouble {
     let message = format!("pod {}: {message}", pod.name_any());
-    Some(Trouble {
+    Trouble {
         reason,
         message: message.chars().take(MOST_CHARACTERS).collect(),
-    })
+    }
 }
 
 fn unschedulable(pod: &Pod) -> Option<(Reason, String)> {
@@ -162,8 +193,27 @@ mod tests {
         json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]})
     }
 
+    /// The trouble of a part that asks for one pod, among these.
+    fn found(pods: &[&Pod], deployment: Option<Deployment>) -> Option<Trouble> {
+        find_at(pods, deployment, &Obstacles::default())
+    }
+
+    fn find_at(
+        pods: &[&Pod],
+        deployment: Option<Deployment>,
+        obstacles: &Obstacles,
+    ) -> Option<Trouble> {
+        find(&Parts {
+            replicas: 1,
+            deployment,
+            pods: pods.to_vec(),
+            ended: Vec::new(),
+            obstacles,
+        })
+    }
+
     fn reason(status: Value) -> Option<Reason> {
-        find(&[&pod("a", status)], None).map(|trouble| trouble.reason)
+        found(&[&pod("a", status)], None).map(|trouble| trouble.reason)
     }
 
     #[test]
@@ -197,7 +247,7 @@ mod tests {
             ),
             (json!({"running": {}}), ended),
         ] {
-            let trouble = find(&[&pod("a", container(state, last))], None).unwrap();
+            let trouble = found(&[&pod("a", container(state, last))], None).unwrap();
             assert_eq!(trouble.reason, Reason::ModelInvalid);
             assert_eq!(
                 trouble.message,
@@ -210,7 +260,7 @@ mod tests {
     fn a_crash_loop_says_how_it_ended() {
         let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         let ended = json!({"terminated": {"exitCode": 2, "message": "no CUDA device"}});
-        let trouble = find(&[&pod("a", container(waiting.clone(), ended))], None).unwrap();
+        let trouble = found(&[&pod("a", container(waiting.clone(), ended))], None).unwrap();
         assert_eq!(trouble.reason, Reason::CrashLooping);
         assert!(
             trouble.message.ends_with("exit code 2: no CUDA device"),
@@ -218,7 +268,7 @@ mod tests {
             trouble.message
         );
         let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
-        let trouble = find(&[&pod("a", container(waiting, killed))], None).unwrap();
+        let trouble = found(&[&pod("a", container(waiting, killed))], None).unwrap();
         assert!(
             trouble.message.contains("memory limit"),
             "{}",
@@ -229,7 +279,7 @@ mod tests {
     #[test]
     fn an_image_that_cannot_be_pulled_is_named() {
         let waiting = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
-        let trouble = find(&[&pod("a", container(waiting, json!({})))], None).unwrap();
+        let trouble = found(&[&pod("a", container(waiting, json!({})))], None).unwrap();
         assert_eq!(trouble.message, "pod a: image zimage-server:1: not found");
         assert_eq!(trouble.reason, Reason::ImagePullFailed);
     }
@@ -241,7 +291,7 @@ mod tests {
         let deployment: Deployment =
             serde_json::from_value(json!({"metadata": {}, "status": {"conditions": [failure]}}))
                 .unwrap();
-        let trouble = find(&[], Some(&deployment)).unwrap();
+        let trouble = found(&[], Some(deployment)).unwrap();
         assert_eq!(
             trouble,
             Trouble {
@@ -249,5 +299,48 @@ mod tests {
                 message: "exceeded quota".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_starting_is_told_by_its_uid() {
+        let mut stuck = pod("a", json!({"phase": "Pending"}));
+        stuck.metadata.uid = Some("pod-1".to_owned());
+        let obstacle = Trouble {
+            reason: Reason::VolumeUnavailable,
+            message: "mount.nfs: Connection refused".to_owned(),
+        };
+        let obstacles = Obstacles::from([("pod-1".to_owned(), obstacle)]);
+        let trouble = find_at(&[&stuck], None, &obstacles).unwrap();
+        assert_eq!(trouble.reason, Reason::VolumeUnavailable);
+        assert_eq!(trouble.message, "pod a: mount.nfs: Connection refused");
+        stuck.metadata.uid = Some("pod-2".to_owned());
+        assert_eq!(find_at(&[&stuck], None, &obstacles), None);
+    }
+
+    #[test]
+    fn an_eviction_is_told_while_a_pod_is_missed() {
+        let message = "The node was low on resource: ephemeral-storage.";
+        let gone = pod(
+            "a",
+            json!({"phase": "Failed", "reason": "Evicted", "message": message}),
+        );
+        let starting = pod("b", json!({"phase": "Pending"}));
+        let serving = pod(
+            "b",
+            json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+        );
+        let with = |live: &Pod| {
+            find(&Parts {
+                replicas: 1,
+                deployment: None,
+                pods: vec![live],
+                ended: vec![&gone],
+                obstacles: &Obstacles::default(),
+            })
+        };
+        let trouble = with(&starting).unwrap();
+        assert_eq!(trouble.reason, Reason::Evicted);
+        assert_eq!(trouble.message, format!("pod a: {message}"));
+        assert_eq!(with(&serving), None);
     }
 }
