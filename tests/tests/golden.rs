@@ -45,6 +45,23 @@ async fn render(values: &[&str]) -> anyhow::Result<String> {
     helm(&arguments).await
 }
 
+/// [`render`] with the hardened values.
+async fn render_hardened(values: &[&str]) -> anyhow::Result<String> {
+    let mut arguments = vec![
+        "template",
+        "zimage-operator",
+        CHART,
+        "--namespace",
+        "zimage-system",
+        "--values",
+        "charts/zimage-operator/values-hardened.yaml",
+    ];
+    for value in values {
+        arguments.extend(["--set-json", value]);
+    }
+    helm(&arguments).await
+}
+
 /// Values with every optional part switched on.
 const EVERYTHING: &[&str] = &[
     r#"image={"registry":"registry.example:5000/team","tag":"1.2.3","pullPolicy":"Always","pullSecrets":["pull"]}"#,
@@ -55,6 +72,11 @@ const EVERYTHING: &[&str] = &[
     "metrics.podMonitor.enabled=true",
     r#"metrics.podMonitor.labels={"release":"prometheus"}"#,
     "networkPolicy.enabled=true",
+    "admissionPolicy.enabled=true",
+    r#"admissionPolicy.imagePrefixes=["registry.example:5000/team/"]"#,
+    r#"admissionPolicy.priorityClasses=["serving"]"#,
+    r#"childNetworkPolicies.metricsFrom=[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]"#,
+    r#"childNetworkPolicies.clientsFrom=[{"namespaceSelector":{}}]"#,
     r#"serviceAccount.annotations={"example.com/a":"b"}"#,
     r#"nodeSelector={"kubernetes.io/os":"linux"}"#,
     r#"tolerations=[{"key":"infra","operator":"Exists"}]"#,
@@ -90,6 +112,51 @@ async fn the_chart_renders_everything_switched_on() -> anyhow::Result<()> {
         "tests/tests/golden/chart-everything.yaml",
         &render(&values).await?,
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_hardened_chart_has_no_right_beyond_its_namespaces() -> anyhow::Result<()> {
+    let values = [r#"watchNamespaces=["art"]"#, "crds.install=false"];
+    let rendered = render_hardened(&values).await?;
+    assert_golden("tests/tests/golden/chart-hardened.yaml", &rendered);
+    let rendered = parse(&rendered)?;
+    for kind in ["ClusterRole", "ClusterRoleBinding"] {
+        assert!(of_kind(&rendered, kind).is_empty(), "{kind}");
+    }
+    for kind in ["ValidatingAdmissionPolicy", "NetworkPolicy"] {
+        assert_eq!(of_kind(&rendered, kind).len(), 1, "{kind}");
+    }
+    let error = render_hardened(&[]).await.unwrap_err().to_string();
+    assert!(error.contains("watchNamespaces"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_monitor_that_network_policies_keep_out_is_refused() -> anyhow::Result<()> {
+    let error = render(&["metrics.podMonitor.enabled=true"])
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("metricsFrom"), "{error}");
+    let off = [
+        "metrics.podMonitor.enabled=true",
+        "childNetworkPolicies.enabled=false",
+    ];
+    render(&off).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_operator_may_change_its_own_lease_alone() -> anyhow::Result<()> {
+    let rendered = parse(&render(&[]).await?)?;
+    let rules = of_kind(&rendered, "Role")
+        .into_iter()
+        .flat_map(|role| role["rules"].as_array().into_iter().flatten());
+    for rule in rules {
+        if rule["verbs"] != json!(["create"]) {
+            assert_eq!(rule["resourceNames"], json!(["zimage-operator"]), "{rule}");
+        }
+    }
     Ok(())
 }
 
@@ -213,6 +280,10 @@ async fn a_misspelt_value_is_refused_by_name() -> anyhow::Result<()> {
         ("image.pullPolicy=\"Sometimes\"", "pullPolicy"),
         ("watchNamespaces=[\"Not_A_Name\"]", "watchNamespaces"),
         ("replicas=\"two\"", "replicas"),
+        (
+            "admissionPolicy.imagePrefixes=[\"registry.example.com\"]",
+            "imagePrefixes",
+        ),
     ] {
         let error = render(&[value]).await.unwrap_err().to_string();
         assert!(error.contains(name), "{value}: {error}");

@@ -19,6 +19,9 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
 # The gateway's own Role: the API server lets the operator grant only what it may do itself.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
@@ -29,6 +32,10 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# Why a pod does not start is told by the kubelet's events alone.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -1,5 +1,6 @@
 //! The API as a real API server has it: what it refuses and why, what it fills in, what it shows.
 
+mod admission;
 mod defaults;
 mod refusals;
 mod shown;
