@@ -161,6 +161,10 @@ pub struct EngineSpec {
     /// Requests that wait at the most in a pod; more are answered 429. 0 to 1024, default 16.
     #[schemars(range(min = 0, max = 1024))]
     pub max_queue_length: i32,
+    /// Seconds that an image may have to wait in a pod, by what the last steps took; more are answered 429. 1 to 86400,
+    /// default 300.
+    #[schemars(range(min = 1, max = 86400))]
+    pub max_queue_seconds: i32,
     /// Seconds that a stopping pod gives its running requests. 1 to 3600, default 120.
     #[schemars(range(min = 1, max = 3600))]
     pub drain_timeout_seconds: i32,
@@ -172,6 +176,7 @@ impl Default for EngineSpec {
             precision: Precision::Auto,
             max_batch_size: 1,
             max_queue_length: 16,
+            max_queue_seconds: 300,
             drain_timeout_seconds: 120,
         }
     }

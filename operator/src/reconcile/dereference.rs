@@ -86,14 +86,8 @@ impl Existing {
     }
 
     fn selected(&self, owner: &ZImageDeployment, part: Part) -> impl Iterator<Item = &Pod> {
-        let selector = part.selector_labels(owner);
-        self.pods().filter(move |pod| {
-            let labels = pod.labels();
-            pod.meta().deletion_timestamp.is_none()
-                && selector
-                    .iter()
-                    .all(|(key, value)| labels.get(key) == Some(value))
-        })
+        self.pods()
+            .filter(move |pod| pod.meta().deletion_timestamp.is_none() && part.has_made(owner, pod))
     }
 
     /// The image of each part: the spec's; without one what runs already, so that an upgrade of the operator replaces no

@@ -25,8 +25,12 @@ fn owner() -> ZImageDeployment {
 }
 
 fn ready_pod(part: Part) -> Pod {
+    let mut labels = part.labels(&owner());
+    labels.insert("pod-template-hash".to_owned(), "1".to_owned());
+    let maker = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "",
+        "name": format!("{}-1", part.name(&owner())), "controller": true});
     serde_json::from_value(json!({
-        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": part.labels(&owner())},
+        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
         "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
     .unwrap()
@@ -266,7 +270,7 @@ async fn a_paused_deployment_is_left_alone_and_told_apart_by_whether_its_spec_ru
     let status = edited.status();
     let message = condition(&status, "Ready")["message"].to_string();
     assert!(
-        message.contains("not what runs: Deployment fox-primary"),
+        message.contains("PodDisruptionBudget fox-primary, Deployment fox-primary"),
         "{message}"
     );
     assert_eq!(status["primary"]["ready"], "0/3");

@@ -18,7 +18,7 @@ async fn a_short_manifest_gets_the_documented_defaults() -> anyhow::Result<()> {
         assert_eq!(spec["primary"]["gpu"], json!({"count": 1, "resourceName": "nvidia.com/gpu"}));
         assert_eq!(
             spec["primary"]["engine"],
-            json!({"precision": "Auto", "maxBatchSize": 1, "maxQueueLength": 16, "drainTimeoutSeconds": 120})
+            json!({"precision": "Auto", "maxBatchSize": 1, "maxQueueLength": 16, "maxQueueSeconds": 300, "drainTimeoutSeconds": 120})
         );
         assert_eq!(spec["gateway"]["replicas"], 2);
         assert_eq!(spec["gateway"]["requestTimeoutSeconds"], 900);

@@ -1,7 +1,8 @@
 //! What the operator makes and removes.
 
-use crate::scene::{NAME, PATIENCE, Scene, tiers, with_scene};
+use crate::scene::{NAME, PATIENCE, Scene, condition, tiers, with_scene};
 use anyhow::Result;
+use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -57,6 +58,7 @@ async fn deleting_the_object_leaves_nothing() -> anyhow::Result<()> {
                 "Service",
                 "ServiceAccount",
                 "PodDisruptionBudget",
+                "NetworkPolicy",
                 "Role",
                 "RoleBinding",
             ] {
@@ -115,6 +117,11 @@ async fn a_paused_object_is_left_alone() -> anyhow::Result<()> {
         scene
             .apply(&paused.with("spec.primary.replicas", json!(2)))
             .await?;
+        scene
+            .until("Ready False for a spec that is not what runs", |object| {
+                condition(object, "Ready") == Some(("False", "Paused"))
+            })
+            .await?;
         sleep(Duration::from_secs(5)).await;
         assert_eq!(scene.server_pods(Tier::Primary).await?.len(), 1);
         scene
@@ -123,6 +130,28 @@ async fn a_paused_object_is_left_alone() -> anyhow::Result<()> {
         scene.ready().await?;
         assert_eq!(scene.server_pods(Tier::Primary).await?.len(), 2);
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_account_was_made_again_is_replaced() -> anyhow::Result<()> {
+    with_scene(tiers(), async |scene| {
+        let names = async || -> anyhow::Result<Vec<String>> {
+            let pods = scene.gateway_pods().await?;
+            Ok(pods.iter().map(|pod| pod.name_any()).collect())
+        };
+        let before = names().await?;
+        let selector = format!("{}={NAME},{}=gateway", labels::INSTANCE, labels::COMPONENT);
+        let delete = ["delete", "serviceaccounts", "--namespace", &scene.namespace];
+        kubectl(&[&delete[..], &["--selector", &selector]].concat(), "").await?;
+        wait::until("other gateway pods", PATIENCE, async || {
+            let now = names().await?;
+            let replaced = !now.is_empty() && now.iter().all(|name| !before.contains(name));
+            Ok(replaced.then_some(()))
+        })
+        .await?;
+        scene.ready().await
     })
     .await
 }

@@ -22,6 +22,7 @@ use zimage_tests::wait;
 /// when it likes: they are left out.
 const OURS: &[&str] = &[
     "deployments",
+    "networkpolicies",
     "poddisruptionbudgets",
     "replicasets",
     "rolebindings",

@@ -1,9 +1,13 @@
 //! The parts of a `ZImageDeployment`: their names and labels.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 use zimage_crds::{Tier, ZImageDeployment, labels};
+
+/// Label that a Deployment gives to its ReplicaSets and their pods; its value ends the ReplicaSet's name.
+const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// One of the workloads that a `ZImageDeployment` consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,27 @@ impl Part {
         labels
     }
 
+    /// Whether a pod is one of the part's: it has the labels, and the ReplicaSet that made it has the name of one of the
+    /// part's Deployment. Labels alone could be given to any pod, which would then be read and counted; a pod that names a
+    /// ReplicaSet which has not made it is collected as garbage.
+    pub fn has_made(self, owner: &ZImageDeployment, pod: &Pod) -> bool {
+        let labels = pod.labels();
+        let is_selected = self
+            .selector_labels(owner)
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value));
+        let Some(hash) = labels.get(TEMPLATE_HASH) else {
+            return false;
+        };
+        let replica_set = format!("{}-{hash}", self.name(owner));
+        let is_its_controller = |maker: &OwnerReference| {
+            maker.controller == Some(true)
+                && maker.kind == "ReplicaSet"
+                && maker.name == replica_set
+        };
+        is_selected && pod.owner_references().iter().any(is_its_controller)
+    }
+
     /// Metadata of an object of the part that has the part's name.
     pub fn metadata(self, owner: &ZImageDeployment) -> ObjectMeta {
         self.metadata_named(owner, self.name(owner))
@@ -76,5 +101,47 @@ impl Part {
             owner_references: owner.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_with_the_labels_alone_is_none_of_ours() {
+        let tier = json!({"model": {"variant": "Turbo", "source": {"persistentVolumeClaim": {"claimName": "m"}}}});
+        let owner: ZImageDeployment = serde_json::from_value(json!({
+            "apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageDeployment",
+            "metadata": {"name": "fox", "namespace": "art"}, "spec": {"primary": tier},
+        }))
+        .unwrap();
+        let part = Part::Server(Tier::Primary);
+        let made_by = |kind: &str, name: &str, is_controller: bool| -> Pod {
+            let mut labels = part.labels(&owner);
+            labels.insert(TEMPLATE_HASH.to_owned(), "5d9c".to_owned());
+            let maker = json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": is_controller});
+            serde_json::from_value(
+                json!({"metadata": {"labels": labels, "ownerReferences": [maker]}}),
+            )
+            .unwrap()
+        };
+        assert!(part.has_made(&owner, &made_by("ReplicaSet", "fox-primary-5d9c", true)));
+        for (kind, name, is_controller) in [
+            ("ReplicaSet", "fox-primary-5d9c", false),
+            ("ReplicaSet", "fox-primary-other", true),
+            ("ReplicaSet", "rat-5d9c", true),
+            ("Job", "fox-primary-5d9c", true),
+        ] {
+            assert!(
+                !part.has_made(&owner, &made_by(kind, name, is_controller)),
+                "{kind} {name}"
+            );
+        }
+        let mut alone = made_by("ReplicaSet", "fox-primary-5d9c", true);
+        alone.metadata.owner_references = None;
+        assert!(!part.has_made(&owner, &alone));
+        assert!(!Part::Gateway.has_made(&owner, &made_by("ReplicaSet", "fox-gateway-5d9c", true)));
     }
 }

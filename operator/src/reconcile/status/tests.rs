@@ -23,9 +23,12 @@ fn owner() -> ZImageDeployment {
 
 fn pod(part: Part, ready: bool) -> Arc<Pod> {
     let status = if ready { "True" } else { "False" };
-    let labels = part.labels(&owner());
+    let mut labels = part.labels(&owner());
+    labels.insert("pod-template-hash".to_owned(), "1".to_owned());
+    let maker = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "",
+        "name": format!("{}-1", part.name(&owner())), "controller": true});
     let pod = json!({
-        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels},
+        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
         "status": {"conditions": [{"type": "Ready", "status": status}]},
     });
     Arc::new(serde_json::from_value(pod).unwrap())

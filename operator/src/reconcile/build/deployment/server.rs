@@ -80,6 +80,10 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         ("precision", precision.to_owned()),
         ("max-batch-size", spec.engine.max_batch_size.to_string()),
         ("max-queue-length", spec.engine.max_queue_length.to_string()),
+        (
+            "max-queue-seconds",
+            spec.engine.max_queue_seconds.to_string(),
+        ),
         lame_duck(),
         (
             "drain-timeout-seconds",
