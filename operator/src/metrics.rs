@@ -1,7 +1,7 @@
 //! The operator's own figures, `zimage_operator_*`.
 
 use crate::observe::{Decision, OUTCOMES};
-use crate::traffic::{Load, TierObservation};
+use crate::traffic::{Load, REASONS, TierObservation};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -260,6 +260,48 @@ impl Metrics {
             self.tier_waiting.remove(&labels);
             self.tier_figures_age.remove(&labels);
         }
+        for (state, reason) in REASONS {
+            let labels = ShiftLabels {
+                namespace: deployment.namespace.clone().unwrap_or_default(),
+                name: deployment.name.clone(),
+                state: state.as_str(),
+                reason: reason.as_str().to_owned(),
+            };
+            self.shifts.remove(&labels);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nothing_is_left_of_a_deployment_that_is_gone() {
+        let metrics = Metrics::new();
+        let tier = json!({"model": {"variant": "Turbo", "source": {"persistentVolumeClaim": {"claimName": "m"}}}});
+        let owner: ZImageDeployment = serde_json::from_value(json!({
+            "apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageDeployment",
+            "metadata": {"name": "fox", "namespace": "art"}, "spec": {"primary": tier},
+        }))
+        .unwrap();
+        let status = |(state, reason): (zimage_crds::TrafficState, zimage_crds::Reason)| -> ZImageDeploymentStatus {
+            serde_json::from_value(json!({"traffic": {
+                "weights": {"primary": 1, "fallback": 0}, "split": "1/0", "state": state.as_str(),
+                "reason": reason.as_str(), "since": "2026-01-01T00:00:00Z",
+            }}))
+            .unwrap()
+        };
+        for before in REASONS {
+            for after in REASONS {
+                metrics.shifted(&owner, &status(before), &status(after));
+            }
+        }
+        assert!(metrics.text().unwrap().contains("\"fox\""));
+        metrics.forget(&ObjectRef::from_obj(&owner));
+        let left = metrics.text().unwrap();
+        assert!(!left.contains("\"fox\""), "{left}");
     }
 }
 

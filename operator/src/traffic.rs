@@ -43,6 +43,16 @@ const PRIMARY_ONLY: Weights = Weights {
 /// How long a shift outlasts the figures that it rests on.
 pub const BLIND: Duration = Duration::from_mins(10);
 
+/// Every state with every reason that it may have.
+pub const REASONS: [(TrafficState, Reason); 6] = [
+    (TrafficState::Normal, Reason::WithinCapacity),
+    (TrafficState::Normal, Reason::FiguresMissing),
+    (TrafficState::Shifted, Reason::Saturated),
+    (TrafficState::PrimaryDown, Reason::PrimaryUnavailable),
+    (TrafficState::FallbackDown, Reason::FallbackUnavailable),
+    (TrafficState::BothDown, Reason::BothUnavailable),
+];
+
 /// What the spec says about traffic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {

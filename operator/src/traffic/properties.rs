@@ -134,6 +134,7 @@ fn check(
     let primary_ready = observation.primary.ready_pods > 0;
     let fallback_ready = policy.has_fallback && observation.fallback.ready_pods > 0;
     let weights = after.weights();
+    prop_assert!(REASONS.contains(&(after.state(), after.reason())));
     prop_assert!(
         weights.primary + weights.fallback > 0,
         "some tier is always asked"
