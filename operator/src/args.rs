@@ -51,6 +51,9 @@ pub struct Args {
     /// Namespace of the leader lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub lease_namespace: String,
+    /// Name of the leader lease. Releases that share a namespace need one each.
+    #[arg(long, env = "ZIMAGE_LEASE_NAME", default_value = "zimage-operator")]
+    pub lease_name: String,
     /// Level of the log (error, warn, info, debug, trace), or directives such as info,zimage_operator=debug.
     #[arg(long, env = "ZIMAGE_LOG_LEVEL", default_value = "info")]
     pub log_level: String,

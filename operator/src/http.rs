@@ -1,5 +1,6 @@
 //! Probes and metrics over HTTP.
 
+use crate::health::Health;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::extract::State;
@@ -9,23 +10,32 @@ use axum::routing::get;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// `/healthz`: the process lives. `/readyz`: it has seen the API that it serves.
-pub fn probes(ready: watch::Receiver<bool>) -> Router {
-    Router::new()
-        .route("/healthz", get(async || "ok"))
-        .route("/readyz", get(readyz))
-        .with_state(ready)
+/// Tells what a probe asks for.
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// `/healthz`: the operator can go on. `/readyz`: it knows what it is to know and does what is to be done. What does not hold
+/// is the answer's text.
+pub fn probes(health: &Arc<Health>) -> Router {
+    let (alive, ready) = (Arc::clone(health), Arc::clone(health));
+    router(
+        Arc::new(move || alive.alive()),
+        Arc::new(move || ready.ready()),
+    )
 }
 
-async fn readyz(State(ready): State<watch::Receiver<bool>>) -> Response {
-    if *ready.borrow() {
-        return "ok".into_response();
+fn router(alive: Check, ready: Check) -> Router {
+    Router::new()
+        .route("/healthz", get(answer).with_state(alive))
+        .route("/readyz", get(answer).with_state(ready))
+}
+
+async fn answer(State(check): State<Check>) -> Response {
+    match check() {
+        Ok(()) => "ok".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
-    let why = "ZImageDeployments cannot be read yet; the log says why";
-    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 /// `/metrics` in the OpenMetrics text format.
@@ -76,14 +86,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_process_lives_before_it_is_ready() {
-        let (ready, is_ready) = watch::channel(false);
-        let status = async |path| get(probes(is_ready.clone()), path).await.0;
-        assert_eq!(status("/healthz").await, StatusCode::OK);
-        assert_eq!(status("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
-        ready.send_replace(true);
-        assert_eq!(status("/readyz").await, StatusCode::OK);
-        assert_eq!(status("/metrics").await, StatusCode::NOT_FOUND);
+    async fn a_probe_that_fails_says_why() {
+        let ready: Check = Arc::new(|| Err("Pods in all namespaces: refused".to_owned()));
+        let probes = router(Arc::new(|| Ok(())), ready);
+        let (status, _, text) = get(probes.clone(), "/healthz").await;
+        assert_eq!((status, text.as_str()), (StatusCode::OK, "ok"));
+        let (status, _, text) = get(probes.clone(), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "Pods in all namespaces: refused");
+        let (status, ..) = get(probes, "/metrics").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]

@@ -1,24 +1,28 @@
-//! Starts the operator: command line, log, probes, election, controllers.
+//! Starts the operator: command line, log, watches, probes, election, controllers.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use futures::future::join_all;
-use kube::Client;
-use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, Config};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
-use zimage_crds::ZImageDeployment;
 use zimage_operator::args::{Args, DefaultImages};
+use zimage_operator::client;
 use zimage_operator::controller::{self, Shared};
+use zimage_operator::health::Health;
 use zimage_operator::http;
-use zimage_operator::leader::Election;
+use zimage_operator::leader::{Election, Lead};
 use zimage_operator::metrics::Metrics;
+use zimage_operator::watches::Scope;
+
+/// How often it is told what the operator still waits for.
+const REMINDER: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -49,12 +53,16 @@ async fn main() -> Result<()> {
 }
 
 async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
-    let client = Client::try_default()
+    let config = Config::infer()
         .await
         .context("failed to find a Kubernetes cluster")?;
-    let metrics = Arc::new(Metrics::new());
-    let (ready, is_ready) = watch::channel(false);
-    let probes = http::serve(args.listen, http::probes(is_ready), stop.clone());
+    let lead = Lead::default();
+    let reads = client::unguarded(&config).context("the cluster's certificates or credentials")?;
+    let writes = client::guarded(&config, lead.clone())?;
+    let scopes = follow(args, &reads);
+    let health = Arc::new(Health::new(scopes.clone(), lead.clone()));
+    let metrics = Arc::new(Metrics::new().with(Arc::clone(&health)));
+    let probes = http::serve(args.listen, http::probes(&health), stop.clone());
     let figures = http::serve(
         args.metrics_listen,
         http::metrics(Arc::clone(&metrics)),
@@ -62,11 +70,14 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     );
     let act = async {
         tokio::select! {
-            () = api_served(&client, args) => {}
+            () = whole(&health) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        ready.send_replace(true);
-        lead(args, client, metrics, stop).await
+        let turns = Arc::clone(&health);
+        let lease = (args.lease_namespace.as_str(), args.lease_name.as_str());
+        let election = Election::new(reads, lease, &args.identity, move || turns.election_turns());
+        let shared = shared(args, writes, metrics);
+        lead_on(election, lead, shared, scopes, stop).await
     };
     tokio::try_join!(
         async {
@@ -88,77 +99,93 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// Returns once `ZImageDeployments` can be listed.
-async fn api_served(client: &Client, args: &Args) {
-    loop {
-        let api: Api<ZImageDeployment> = match args.watch_namespaces.first() {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        match api.list_metadata(&ListParams::default().limit(1)).await {
-            Ok(_) => return,
-            Err(error) => {
-                tracing::warn!(%error, "cannot list ZImageDeployments; is the CustomResourceDefinition installed?")
+/// A scope for each namespace, or one for all of them.
+fn follow(args: &Args, reads: &Client) -> Vec<Arc<Scope>> {
+    let namespaces: Vec<Option<&str>> = match args.watch_namespaces.as_slice() {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    // They end with the process.
+    let watches = TaskTracker::new();
+    let scopes = namespaces.into_iter();
+    scopes
+        .map(|namespace| Arc::new(Scope::follow(reads, namespace, &watches)))
+        .collect()
+}
+
+fn shared(args: &Args, client: Client, metrics: Arc<Metrics>) -> Shared {
+    let reporter = Reporter {
+        controller: "zimage-operator".to_owned(),
+        instance: Some(args.identity.clone()),
+    };
+    Shared {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        images: DefaultImages {
+            server: args.server_image.clone(),
+            server_cuda: args.server_cuda_image.clone(),
+            gateway: args.gateway_image.clone(),
+        },
+        peers: args.peers(),
+        metrics,
+    }
+}
+
+/// Returns once every list was read to its end; until then it is told which was not.
+async fn whole(health: &Health) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let mut reminders = tokio::time::interval(REMINDER);
+    reminders.tick().await;
+    while !health.is_whole() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = reminders.tick() => {
+                let missing = health.ready().err().unwrap_or_default();
+                tracing::warn!(missing, "not every list is there yet, so nothing is done");
             }
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
 
 /// Waits for the lead, acts, and gives the lead back.
-async fn lead(
-    args: &Args,
-    client: Client,
-    metrics: Arc<Metrics>,
+async fn lead_on(
+    mut election: Election,
+    lead: Lead,
+    shared: Shared,
+    scopes: Vec<Arc<Scope>>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let mut election = Election::start(client.clone(), args)
-        .await
-        .context("failed to read the leader lease")?;
-    tracing::info!(identity = args.identity, "waiting for the lead");
-    let won = tokio::select! {
-        won = election.won() => won,
-        () = stop.cancelled() => false,
-    };
-    if won {
-        tracing::info!(identity = args.identity, "leading");
-        metrics.leads(true);
-        let reporter = Reporter {
-            controller: "zimage-operator".to_owned(),
-            instance: Some(args.identity.clone()),
-        };
-        let shared = Shared {
-            client: client.clone(),
-            images: DefaultImages {
-                server: args.server_image.clone(),
-                server_cuda: args.server_cuda_image.clone(),
-                gateway: args.gateway_image.clone(),
-            },
-            peers: args.peers(),
-            recorder: Recorder::new(client, reporter),
-            metrics: Arc::clone(&metrics),
-        };
-        tokio::select! {
-            () = act(args, &shared, stop) => {}
-            // Another replica acts from now on; ending the process is the surest way to stop acting.
-            () = election.lost() => bail!("the lead was lost"),
-        }
-        metrics.leads(false);
+    tracing::info!("waiting for the lead");
+    tokio::select! {
+        () = election.win(&lead) => {}
+        () = stop.cancelled() => return Ok(()),
     }
-    election
-        .release()
-        .await
-        .context("failed to release the leader lease")
-}
-
-/// Runs a controller for each namespace, or one for all of them, until `stop`.
-async fn act(args: &Args, shared: &Shared, stop: &CancellationToken) {
-    let scopes: Vec<Option<&str>> = match args.watch_namespaces.as_slice() {
-        [] => vec![None],
-        names => names.iter().map(|name| Some(name.as_str())).collect(),
-    };
+    tracing::info!("leading");
+    end_with(lead.clone(), stop.clone());
+    shared.metrics.leads(true);
     let controllers = scopes
         .into_iter()
-        .map(|scope| controller::run(shared.clone(), scope, stop.clone()));
-    join_all(controllers).await;
+        .map(|scope| controller::run(shared.clone(), scope));
+    tokio::select! {
+        _ = join_all(controllers) => {}
+        // Another replica acts from now on; ending the process is the surest way to stop acting.
+        () = election.keep(&lead) => bail!("the lead was lost"),
+        () = stop.cancelled() => {}
+    }
+    election.release(&lead).await;
+    shared.metrics.leads(false);
+    Ok(())
+}
+
+/// Ends the process when its lead does. A thread of its own: it needs nothing of the runtime, which may stand still.
+fn end_with(lead: Lead, stop: CancellationToken) {
+    std::thread::spawn(move || {
+        while lead.holds() {
+            std::thread::sleep(lead.remaining());
+        }
+        if !stop.is_cancelled() {
+            tracing::error!("the lead was lost: its lease was not renewed in time");
+            std::process::exit(1);
+        }
+    });
 }

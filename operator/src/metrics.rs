@@ -4,6 +4,7 @@ use crate::observe::{Decision, OUTCOMES};
 use crate::traffic::{Load, REASONS, TierObservation};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -139,6 +140,13 @@ impl Metrics {
             registry,
             ..metrics
         }
+    }
+
+    /// Shows what `collector` tells too.
+    #[must_use]
+    pub fn with(mut self, collector: impl Collector) -> Self {
+        self.registry.register_collector(Box::new(collector));
+        self
     }
 
     /// The figures in the OpenMetrics text format.

@@ -21,7 +21,6 @@ use build::{Desired, Part, Peers};
 use dereference::{Caches, Existing};
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
@@ -30,9 +29,14 @@ use status::Fault;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
 
+pub use dereference::owner_of_child;
 pub use status::MODEL_INVALID;
+
+/// The name of a deployment.
+pub type DeploymentRef = ObjectRef<ZImageDeployment>;
 
 /// Port of the servers' metrics.
 const METRICS_PORT: u16 = 9090;
@@ -69,16 +73,23 @@ pub enum ReconcileError {
     /// A child cannot be written as JSON.
     #[error("failed to write a child as JSON: {0}")]
     Serialize(#[from] serde_json::Error),
+    /// It took too long.
+    #[error("the API server did not answer everything within {} s", .0.as_secs())]
+    Late(Duration),
+    /// A fault of this program.
+    #[error("the reconciliation panicked; the log says where")]
+    Panicked,
 }
 
-/// Brings the children of one deployment to what its spec asks for, and its status to what they are.
+/// Brings the children of one deployment to what its spec asks for, and its status to what they are. Returns when to look
+/// again without a change, where that is soon.
 ///
 /// # Errors
 /// When the API server refuses; what was applied so far stays.
 pub async fn reconcile(
     owner: Arc<ZImageDeployment>,
     context: Arc<Context>,
-) -> Result<Action, ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     let begun = std::time::Instant::now();
     let outcome = reconcile_one(&owner, &context).await;
     context.metrics.reconciled(begun.elapsed());
@@ -88,10 +99,10 @@ pub async fn reconcile(
 async fn reconcile_one(
     owner: &ZImageDeployment,
     context: &Context,
-) -> Result<Action, ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     if owner.meta().deletion_timestamp.is_some() {
         // Owner references let the garbage collector take the children.
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let now = whole_seconds(Timestamp::now());
     let before = context.last_status(owner);
@@ -111,8 +122,8 @@ async fn reconcile_one(
     match applied {
         Err(error) if !error.is_of_the_spec() => Err(error),
         // An event of the kubelet changes no pod: nothing but time brings it here.
-        _ if existing.pods().any(kubelet::is_starting) => Ok(Action::requeue(kubelet::AGAIN)),
-        _ => Ok(Action::await_change()),
+        _ if existing.pods().any(kubelet::is_starting) => Ok(Some(kubelet::AGAIN)),
+        _ => Ok(None),
     }
 }
 
@@ -122,7 +133,7 @@ impl ReconcileError {
         match self {
             Self::Api(kube::Error::Api(refusal)) => refusal.code == 422,
             Self::Held(_) => true,
-            Self::Api(_) | Self::Serialize(_) => false,
+            Self::Api(_) | Self::Serialize(_) | Self::Late(_) | Self::Panicked => false,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::kubelet::Obstacles;
 use crate::args::DefaultImages;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use zimage_crds::{Tier, TierSpec, ZImageDeployment};
 
 /// The caches that the watches keep current.
+#[derive(Clone)]
 pub struct Caches {
     /// One for each of [`kinds`], in that order.
     pub children: Vec<Store<DynamicObject>>,
@@ -36,10 +38,7 @@ impl Caches {
         let namespace = owner.namespace();
         let uid = owner.uid();
         let is_child = |child: &DynamicObject| {
-            child
-                .owner_references()
-                .iter()
-                .any(|reference| Some(&reference.uid) == uid.as_ref())
+            controller_of(child).is_some_and(|owner| Some(&owner.uid) == uid.as_ref())
         };
         let labels = Part::Gateway.selector_labels(owner);
         let instance = labels.get(zimage_crds::labels::INSTANCE);
@@ -152,6 +151,21 @@ fn choose(wanted: Option<&String>, running: Option<Container>, default: &str) ->
 pub fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<ZImageDeployment>> {
     let name = pod.labels().get(zimage_crds::labels::INSTANCE)?;
     Some(ObjectRef::new(name).within(&pod.namespace()?))
+}
+
+/// Which deployment controls a child.
+pub fn owner_of_child(child: &DynamicObject) -> Option<ObjectRef<ZImageDeployment>> {
+    let owner = controller_of(child).filter(|owner| {
+        owner.kind == ZImageDeployment::kind(&())
+            && owner.api_version == ZImageDeployment::api_version(&())
+    })?;
+    Some(ObjectRef::new(&owner.name).within(&child.namespace()?))
+}
+
+/// The one owner that acts on an object, if it has one.
+pub fn controller_of(object: &DynamicObject) -> Option<&OwnerReference> {
+    let mut owners = object.owner_references().iter();
+    owners.find(|owner| owner.controller == Some(true))
 }
 
 /// What the API server needs to know of a child's kind.

@@ -1,0 +1,444 @@
+//! The lists that the operator follows: deployments, their children, their pods. Each is read and watched by a task of its
+//! own from the start of the process on, whoever leads; one that is refused or slow holds up none of the others.
+
+use crate::changes::Changes;
+use crate::reconcile::build::kinds;
+use crate::reconcile::dereference::{Caches, owner_of_pod};
+use crate::reconcile::{DeploymentRef, owner_of_child};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DynamicObject};
+use kube::core::{ApiResource, DeserializeGuard, NamespaceResourceScope, TypeMeta};
+use kube::runtime::reflector::{Store, store::Writer};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
+use zimage_crds::{ZImageDeployment, labels};
+
+/// The longest pause between two attempts at a list.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A list of which nothing more arrived for this time is begun again.
+const STALLED: Duration = Duration::from_secs(150);
+/// Seconds after which a watch is begun anew, from where it was: the most that a dead one goes unnoticed.
+const WATCH_SECONDS: u32 = 60;
+/// A watch that is broken for longer makes what it keeps doubtful.
+const DOUBTFUL: Duration = Duration::from_secs(60);
+/// A watch that runs again says nothing until something changes. It runs when it has not failed for longer than an attempt
+/// and the pause before it take.
+const MENDED: Duration = Duration::from_secs(30);
+
+/// What is followed of one namespace, or of all.
+pub struct Scope {
+    /// The namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// The deployments.
+    pub owners: Store<ZImageDeployment>,
+    /// What belongs to them.
+    pub caches: Caches,
+    /// Which of them changed.
+    pub changes: Arc<Changes>,
+    lists: Vec<Arc<List>>,
+}
+
+impl Scope {
+    /// Begins to follow. The tasks run as long as the process.
+    pub fn follow(client: &Client, namespace: Option<&str>, tasks: &TaskTracker) -> Self {
+        let changes = Arc::new(Changes::default());
+        let mut watches = Watches {
+            namespace,
+            tasks,
+            changes: Arc::clone(&changes),
+            lists: Vec::new(),
+        };
+        let owners = watches.owners(typed(client, namespace));
+        let pods = watches.pods(typed(client, namespace));
+        let children = kinds().into_iter();
+        let children =
+            children.map(|kind| watches.children(dynamic(client, namespace, &kind), kind));
+        let children = children.collect();
+        Self {
+            namespace: namespace.map(str::to_owned),
+            owners,
+            caches: Caches { children, pods },
+            changes,
+            lists: watches.lists,
+        }
+    }
+
+    /// What is wrong with each list that is not whole, or whose watch is broken for a while. Empty: all is known.
+    pub fn obstacles(&self) -> Vec<String> {
+        self.lists
+            .iter()
+            .filter_map(|list| list.obstacle())
+            .collect()
+    }
+
+    /// Every list: what it is of, and whether it was read to its end.
+    pub fn lists(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.lists
+            .iter()
+            .map(|list| (list.kind.as_str(), list.is_whole()))
+    }
+
+    /// Whether every list was read to its end.
+    pub fn is_whole(&self) -> bool {
+        self.lists.iter().all(|list| list.is_whole())
+    }
+}
+
+/// How it stands with one list.
+#[derive(Debug)]
+struct List {
+    kind: String,
+    place: String,
+    state: Mutex<ListState>,
+}
+
+#[derive(Clone, Debug)]
+struct ListState {
+    whole: bool,
+    trouble: Option<Fault>,
+    begun: Instant,
+}
+
+/// An unbroken row of failures.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    trouble: Trouble,
+    since: Instant,
+    last: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Refused(u16),
+    Missing,
+    Unreachable,
+}
+
+impl List {
+    fn new(kind: &str, namespace: Option<&str>) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            place: namespace.map_or_else(
+                || "all namespaces".to_owned(),
+                |name| format!("namespace {name}"),
+            ),
+            state: Mutex::new(ListState {
+                whole: false,
+                trouble: None,
+                begun: Instant::now(),
+            }),
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut ListState)) -> ListState {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        state.clone()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.update(|_| {}).whole
+    }
+
+    fn completed(&self) {
+        let mut failed = false;
+        self.update(|state| {
+            state.whole = true;
+            failed = state.trouble.take().is_some();
+        });
+        if failed {
+            tracing::info!(kind = self.kind, place = self.place, "listed");
+        }
+    }
+
+    fn changed(&self) {
+        self.update(|state| state.trouble = state.trouble.filter(|_| !state.whole));
+    }
+
+    /// Logged once: until it is over it is the same trouble.
+    fn failed(&self, error: &watcher::Error) {
+        let (trouble, now) = (Trouble::of(error), Instant::now());
+        let mut is_new = false;
+        self.update(|state| {
+            let before = state
+                .trouble
+                .filter(|fault| !state.whole || fault.last.elapsed() < MENDED);
+            is_new = before.is_none_or(|fault| fault.trouble != trouble);
+            let since = before.map_or(now, |fault| fault.since);
+            state.trouble = Some(Fault {
+                trouble,
+                since,
+                last: now,
+            });
+        });
+        match is_new {
+            true => {
+                tracing::warn!(kind = self.kind, place = self.place, %error, "failed to list or watch; trying again")
+            }
+            false => tracing::debug!(kind = self.kind, place = self.place, %error, "still failing"),
+        }
+    }
+
+    fn obstacle(&self) -> Option<String> {
+        let state = self.update(|_| {});
+        let what = format!("{}s in {}", self.kind, self.place);
+        let told = |since: Instant, trouble: &str| {
+            format!("{what}: {trouble}, for {} s", since.elapsed().as_secs())
+        };
+        match (state.whole, state.trouble) {
+            (true, Some(fault))
+                if fault.since.elapsed() >= DOUBTFUL && fault.last.elapsed() < MENDED =>
+            {
+                Some(told(fault.since, fault.trouble.as_str()))
+            }
+            (true, _) => None,
+            (false, Some(fault)) => Some(told(fault.since, fault.trouble.as_str())),
+            (false, None) => Some(told(state.begun, "no whole list yet")),
+        }
+    }
+}
+
+impl Trouble {
+    fn of(error: &watcher::Error) -> Self {
+        use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+        let code = match error {
+            InitialListFailed(kube::Error::Api(status))
+            | WatchStartFailed(kube::Error::Api(status))
+            | WatchFailed(kube::Error::Api(status))
+            | WatchError(status) => status.code,
+            _ => return Self::Unreachable,
+        };
+        match code {
+            404 => Self::Missing,
+            code => Self::Refused(code),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused(401 | 403) => "refused: the operator's rights are missing",
+            Self::Refused(_) => "the API server answers with an error",
+            Self::Missing => {
+                "unknown to the API server: is the CustomResourceDefinition installed?"
+            }
+            Self::Unreachable => "the API server cannot be reached, or answers with something else",
+        }
+    }
+}
+
+/// What the watches of one scope have in common.
+struct Watches<'a> {
+    namespace: Option<&'a str>,
+    tasks: &'a TaskTracker,
+    changes: Arc<Changes>,
+    lists: Vec<Arc<List>>,
+}
+
+impl Watches<'_> {
+    fn list(&mut self, kind: &str) -> Arc<List> {
+        let list = Arc::new(List::new(kind, self.namespace));
+        self.lists.push(Arc::clone(&list));
+        list
+    }
+
+    /// One deployment that cannot be read, written by a later version, say, must not hide the others.
+    fn owners(&mut self, api: Api<DeserializeGuard<ZImageDeployment>>) -> Store<ZImageDeployment> {
+        let list = self.list(&ZImageDeployment::kind(&()));
+        let mut writer = Writer::<ZImageDeployment>::new(());
+        let owners = writer.as_reader();
+        let (cache, changes) = (writer.as_reader(), Arc::clone(&self.changes));
+        let on_event = move |event: Event<DeserializeGuard<ZImageDeployment>>| {
+            let Some(event) = readable(event) else { return };
+            writer.apply_watcher_event(&event);
+            match event {
+                Event::Apply(owner) => changes.applied(&owner),
+                Event::Delete(owner) => changes.deleted(&owner),
+                Event::InitDone => changes.all(cache.state()),
+                Event::Init | Event::InitApply(_) => {}
+            }
+        };
+        self.tasks.spawn(follow(
+            list,
+            move || watcher(api.clone(), config()),
+            on_event,
+        ));
+        owners
+    }
+
+    fn pods(&mut self, api: Api<Pod>) -> Store<Pod> {
+        let kind = Pod::kind(&()).into_owned();
+        self.belongings(&kind, (), api, slim, |pod| owner_of_pod(pod))
+    }
+
+    fn children(&mut self, api: Api<DynamicObject>, kind: ApiResource) -> Store<DynamicObject> {
+        let types = TypeMeta {
+            api_version: kind.api_version.clone(),
+            kind: kind.kind.clone(),
+        };
+        let prepare = move |object: &mut DynamicObject| {
+            slim(object);
+            // The items of a list do not carry their kind.
+            object.types = Some(types.clone());
+        };
+        let name = kind.kind.clone();
+        self.belongings(&name, kind, api, prepare, |child| owner_of_child(child))
+    }
+
+    /// Follows what belongs to deployments. What vanished while nothing was watched is told by no event: after each list any
+    /// deployment may have lost something.
+    fn belongings<K>(
+        &mut self,
+        name: &str,
+        kind: K::DynamicType,
+        api: Api<K>,
+        prepare: impl Fn(&mut K) + Send + 'static,
+        owner_of: impl Fn(&K) -> Option<DeploymentRef> + Send + 'static,
+    ) -> Store<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Clone + Debug + Eq + Hash + Send + Sync + Unpin,
+    {
+        let list = self.list(name);
+        let mut writer = Writer::<K>::new(kind);
+        let cache = writer.as_reader();
+        let changes = Arc::clone(&self.changes);
+        let on_event = move |mut event: Event<K>| {
+            if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) =
+                &mut event
+            {
+                prepare(object);
+            }
+            writer.apply_watcher_event(&event);
+            match &event {
+                Event::Apply(object) | Event::Delete(object) => {
+                    if let Some(owner) = owner_of(object) {
+                        changes.touched(owner);
+                    }
+                }
+                Event::InitDone => changes.any(),
+                Event::Init | Event::InitApply(_) => {}
+            }
+        };
+        let ours = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
+        let begin = move || watcher(api.clone(), config().labels(&ours));
+        self.tasks.spawn(follow(list, begin, on_event));
+        cache
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Reads and watches for ever.
+async fn follow<K, S>(list: Arc<List>, begin: impl Fn() -> S, mut on_event: impl FnMut(Event<K>))
+where
+    S: Stream<Item = watcher::Result<Event<K>>>,
+{
+    loop {
+        let mut events = Box::pin(begin());
+        let mut pauses = pauses();
+        let mut is_listing = true;
+        loop {
+            let next = events.next();
+            let next = match is_listing {
+                true => timeout(STALLED, next).await,
+                false => Ok(next.await),
+            };
+            match next {
+                Ok(Some(Ok(event))) => {
+                    match &event {
+                        Event::Init => is_listing = true,
+                        Event::InitDone => is_listing = false,
+                        _ => {}
+                    }
+                    let is_done = matches!(event, Event::InitDone);
+                    let is_change = matches!(event, Event::Apply(_) | Event::Delete(_));
+                    on_event(event);
+                    if is_done {
+                        list.completed();
+                    } else if is_change {
+                        list.changed();
+                    }
+                    if is_done || is_change {
+                        pauses = self::pauses();
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    list.failed(&error);
+                    sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                }
+                // Nothing more of a list for a long time, or the end of a stream that has none: once more from the start.
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+}
+
+fn pauses() -> impl Iterator<Item = Duration> + Send {
+    std::iter::successors(Some(Duration::from_millis(250)), |pause| {
+        Some((*pause * 2).min(LONGEST_PAUSE))
+    })
+}
+
+/// The event without deployments that cannot be read, which are told in the log.
+fn readable(event: Event<DeserializeGuard<ZImageDeployment>>) -> Option<Event<ZImageDeployment>> {
+    let valid = |guard: DeserializeGuard<ZImageDeployment>| match guard.0 {
+        Ok(mut owner) => {
+            slim(&mut owner);
+            Some(owner)
+        }
+        Err(invalid) => {
+            let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
+            tracing::warn!(
+                namespace,
+                name,
+                error = invalid.error,
+                "this ZImageDeployment cannot be read, and is left alone"
+            );
+            None
+        }
+    };
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(guard) => Event::InitApply(valid(guard)?),
+        Event::Apply(guard) => Event::Apply(valid(guard)?),
+        Event::Delete(guard) => Event::Delete(valid(guard)?),
+    })
+}
+
+/// Objects of a known type in one namespace, or in all.
+fn typed<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Objects of a kind in one namespace, or in all.
+fn dynamic(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> Api<DynamicObject> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
+        None => Api::all_with(client.clone(), kind),
+    }
+}
+
+/// Who owns which field is a large part of an object and read by nobody here.
+fn slim<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+}
+
+#[cfg(test)]
+mod tests;
