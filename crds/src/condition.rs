@@ -15,6 +15,8 @@ pub enum ConditionType {
     MetricsAvailable,
     /// The weights in force are not those of `spec.traffic.weights`.
     Shifted,
+    /// Every part whose spec names no image runs the operator's default one. Does not touch `Ready`.
+    ImagesCurrent,
     /// Every child is at the current generation and updated, and each tier with weight has a ready pod.
     Ready,
 }
@@ -29,6 +31,7 @@ impl ConditionType {
             Self::TrafficReady => "TrafficReady",
             Self::MetricsAvailable => "MetricsAvailable",
             Self::Shifted => "Shifted",
+            Self::ImagesCurrent => "ImagesCurrent",
             Self::Ready => "Ready",
         }
     }
@@ -43,6 +46,10 @@ pub enum Reason {
     InvalidSpec,
     /// The API server refuses a child for a cause outside the spec (quota, rights, a webhook); it is tried again.
     ApplyFailed,
+    /// A name that a child needs belongs to something else, which is left alone; it is tried again.
+    NameTaken,
+    /// Something else, such as a HorizontalPodAutoscaler, sets a child's field again and again; it is put back once a minute.
+    Contested,
     /// `spec.paused` is true: nothing is changed. With status False the spec is not what runs.
     Paused,
     /// Everything that the condition asks for is there.
@@ -83,6 +90,8 @@ pub enum Reason {
     FallbackUnavailable,
     /// Neither tier has a ready pod; the last weights stay.
     BothUnavailable,
+    /// The operator has a newer image than a part runs; `spec.upgradePolicy` keeps it.
+    UpdateAvailable,
     /// All fresh figures are there.
     Fresh,
     /// Figures are older than five seconds or could not be read; weights do not move.
@@ -92,12 +101,47 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 29] = [
+        Self::Valid,
+        Self::InvalidSpec,
+        Self::ApplyFailed,
+        Self::NameTaken,
+        Self::Contested,
+        Self::Paused,
+        Self::Available,
+        Self::Progressing,
+        Self::ScaledToZero,
+        Self::NotConfigured,
+        Self::InsufficientGpu,
+        Self::Unschedulable,
+        Self::PodCreationFailed,
+        Self::ImagePullFailed,
+        Self::ModelInvalid,
+        Self::CrashLooping,
+        Self::VolumeUnavailable,
+        Self::Evicted,
+        Self::NoReadyPods,
+        Self::WithinCapacity,
+        Self::Saturated,
+        Self::FiguresMissing,
+        Self::PrimaryUnavailable,
+        Self::FallbackUnavailable,
+        Self::BothUnavailable,
+        Self::UpdateAvailable,
+        Self::Fresh,
+        Self::Stale,
+        Self::NoGpu,
+    ];
+
     /// The name as it stands in conditions, events and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Valid => "Valid",
             Self::InvalidSpec => "InvalidSpec",
             Self::ApplyFailed => "ApplyFailed",
+            Self::NameTaken => "NameTaken",
+            Self::Contested => "Contested",
             Self::Paused => "Paused",
             Self::Available => "Available",
             Self::Progressing => "Progressing",
@@ -118,6 +162,7 @@ impl Reason {
             Self::PrimaryUnavailable => "PrimaryUnavailable",
             Self::FallbackUnavailable => "FallbackUnavailable",
             Self::BothUnavailable => "BothUnavailable",
+            Self::UpdateAvailable => "UpdateAvailable",
             Self::Fresh => "Fresh",
             Self::Stale => "Stale",
             Self::NoGpu => "NoGPU",

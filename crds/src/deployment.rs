@@ -55,9 +55,23 @@ pub struct ZImageDeploymentSpec {
     /// How requests are split between the tiers. Unset: each field has its default.
     #[serde(default)]
     pub traffic: TrafficSpec,
+    /// What a newer operator does to parts whose spec names no image: `Keep` leaves them on the image that they were made with
+    /// (the condition `ImagesCurrent` tells that there is a newer one), `Follow` rolls them out to its default. Default: `Keep`.
+    #[serde(default)]
+    pub upgrade_policy: UpgradePolicy,
     /// True: the operator changes nothing for this object, neither pods nor weights. Default: false.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// What a newer operator does to parts whose spec names no image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpgradePolicy {
+    /// Nothing: an upgrade of the operator replaces no pod.
+    #[default]
+    Keep,
+    /// They run the operator's default image.
+    Follow,
 }
 
 /// The pods that route requests to the tiers.

@@ -26,8 +26,8 @@ mod traffic;
 mod documentation;
 
 pub use condition::{ConditionType, Reason};
-pub use deployment::{GatewaySpec, ZImageDeployment, ZImageDeploymentSpec};
-pub use status::{TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};
+pub use deployment::{GatewaySpec, UpgradePolicy, ZImageDeployment, ZImageDeploymentSpec};
+pub use status::{GatewayStatus, TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};
 pub use tier::{
     Device, EngineSpec, GpuSpec, ModelSource, ModelSpec, PersistentVolumeClaimSource, Precision,
     SchedulingSpec, Tier, TierSpec, Variant,

@@ -1,5 +1,6 @@
 //! What the operator decided and saw. Decisions only: figures that move all the time are metrics.
 
+use crate::tier::Device;
 use crate::traffic::Weights;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -18,6 +19,22 @@ pub struct TierStatus {
     pub ready: String,
     /// Name of the model that requests can pin.
     pub model: String,
+    /// Container image that the tier's pods are to run: the spec's, or the one that the operator chose. What runs is brought
+    /// back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What the image is for: `Cuda` or `Cpu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+}
+
+/// The gateway as it is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Container image that the gateway's pods are to run, like a tier's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// Which of the policy's states is in force.
@@ -84,6 +101,9 @@ pub struct ZImageDeploymentStatus {
     /// The fallback tier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<TierStatus>,
+    /// The gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayStatus>,
     /// The split in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficStatus>,

@@ -2,16 +2,17 @@
 
 use crate::args::DefaultImages;
 use crate::changes::Changes;
+use crate::failures::Failures;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::reconcile::build::Peers;
-use crate::reconcile::{Context, DeploymentRef, ReconcileError, reconcile};
+use crate::reconcile::{Context, DeploymentRef, ReconcileError, Reverts, reconcile};
 use crate::watches::Scope;
 use futures::{FutureExt, Stream, StreamExt, stream};
+use kube::Client;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::Recorder;
 use kube::runtime::{Controller, watcher};
-use kube::{Client, ResourceExt};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,6 @@ const CONCURRENCY: u16 = 16;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// How long one reconciliation may take; what it did not reach is done by the next.
 const DEADLINE: Duration = Duration::from_secs(45);
-/// Time before a failed reconciliation is tried again.
-const RETRY: Duration = Duration::from_secs(5);
 /// Time after which a deployment is looked at without a change: whatever was missed is not missed for ever.
 const RESYNC: Duration = Duration::from_secs(300);
 /// Changed decisions that wait for reconciliation.
@@ -61,6 +60,8 @@ pub async fn run(shared: Shared, scope: Arc<Scope>) {
         recorder: shared.recorder,
         metrics: shared.metrics,
         written: std::sync::Mutex::default(),
+        failures: Failures::default(),
+        reverts: Reverts::default(),
     });
     let changes = Arc::clone(&scope.changes);
     changes.lead();
@@ -96,13 +97,16 @@ async fn follow(
 ) -> Result<Action, ReconcileError> {
     let name = DeploymentRef::from_obj(&owner);
     changes.begins(&name);
-    let work = AssertUnwindSafe(reconcile(owner, context)).catch_unwind();
+    let work = AssertUnwindSafe(reconcile(owner, Arc::clone(&context))).catch_unwind();
     let outcome = match timeout(DEADLINE, work).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(ReconcileError::Panicked),
         Err(_) => Err(ReconcileError::Late(DEADLINE)),
     };
     changes.ended(&name);
+    if outcome.is_ok() && context.failures.succeeded(&name) {
+        tracing::info!(deployment = %name, "reconciled after it had failed");
+    }
     outcome.map(|next| Action::requeue(next.unwrap_or(RESYNC)))
 }
 
@@ -115,10 +119,17 @@ fn log<E: std::error::Error>(outcome: Result<(DeploymentRef, Action), E>) {
 }
 
 fn on_error(owner: Arc<ZImageDeployment>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    context.metrics.failed();
-    let namespace = owner.namespace().unwrap_or_default();
-    tracing::warn!(namespace, name = owner.name_any(), %error, "failed to reconcile; trying again");
-    Action::requeue(RETRY)
+    context.metrics.failed(error.cause());
+    let deployment = DeploymentRef::from_obj(&owner);
+    let again = context.failures.failed(&deployment, error);
+    let (cause, message) = (error.cause().as_str(), error.message());
+    match again.is_new {
+        true => {
+            tracing::warn!(%deployment, cause, error = message, "failed to reconcile; trying again")
+        }
+        false => tracing::debug!(%deployment, cause, "failed to reconcile again"),
+    }
+    Action::requeue(again.after)
 }
 
 /// A decision about traffic that the status does not show is a change too.

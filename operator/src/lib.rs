@@ -19,6 +19,7 @@ pub mod changes;
 pub mod client;
 pub mod clock;
 pub mod controller;
+pub mod failures;
 #[cfg(test)]
 mod fake_api;
 pub mod health;

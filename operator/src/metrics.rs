@@ -1,6 +1,7 @@
 //! The operator's own figures, `zimage_operator_*`.
 
 use crate::observe::{Decision, OUTCOMES};
+use crate::reconcile::Cause;
 use crate::traffic::{Load, REASONS, TierObservation};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -23,7 +24,7 @@ type Seconds = Gauge<f64, AtomicU64>;
 pub struct Metrics {
     registry: Registry,
     reconcile_duration: Histogram,
-    reconcile_failures: Counter,
+    reconcile_failures: Family<CauseLabels, Counter>,
     leader: Gauge,
     tier_weight: Family<TierLabels, Gauge>,
     tier_ready_pods: Family<TierLabels, Gauge>,
@@ -55,13 +56,18 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
 impl Metrics {
     /// Every figure, registered.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("zimage_operator");
         let metrics = Self {
             reconcile_duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
-            reconcile_failures: Counter::default(),
+            reconcile_failures: Family::default(),
             leader: Gauge::default(),
             tier_weight: Family::default(),
             tier_ready_pods: Family::default(),
@@ -81,7 +87,7 @@ impl Metrics {
         );
         registry.register(
             "reconcile_failures",
-            "Reconciliations that failed",
+            "Reconciliations that failed, by who can mend it: the spec, somebody outside it, or time",
             metrics.reconcile_failures.clone(),
         );
         registry.register(
@@ -131,6 +137,13 @@ impl Metrics {
             "Changes of the traffic's state, by the new state",
             metrics.shifts.clone(),
         );
+        for cause in Cause::ALL.map(Cause::as_str) {
+            drop(
+                metrics
+                    .reconcile_failures
+                    .get_or_create(&CauseLabels { cause }),
+            );
+        }
         for outcome in OUTCOMES {
             // A counter that is there from the start can be alarmed on.
             let labels = OutcomeLabels { outcome };
@@ -168,8 +181,11 @@ impl Metrics {
         self.reconcile_duration.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn failed(&self) {
-        self.reconcile_failures.inc();
+    pub(crate) fn failed(&self, cause: Cause) {
+        let labels = CauseLabels {
+            cause: cause.as_str(),
+        };
+        self.reconcile_failures.get_or_create(&labels).inc();
     }
 
     pub(crate) fn scraped(&self, bytes: usize) {

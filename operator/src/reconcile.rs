@@ -6,19 +6,25 @@ mod apply;
 pub mod build;
 pub mod dereference;
 mod events;
+mod fault;
+mod images;
 mod kubelet;
 mod status;
+mod validate;
 
 #[cfg(test)]
 mod tests;
 
 use crate::args::DefaultImages;
 use crate::clock::Moment;
+use crate::failures::Failures;
 use crate::metrics::Metrics;
 use crate::observe::{Decision, Observer, PodTarget, Situation, TierTargets};
 use crate::traffic::Policy;
-use build::{Desired, Part, Peers};
+use apply::Target;
+use build::{Desired, Images, Part, Peers};
 use dereference::{Caches, Existing};
+use images::Choice;
 use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::Recorder;
@@ -28,11 +34,13 @@ use serde_json::json;
 use status::Fault;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
 
+pub use apply::Reverts;
 pub use dereference::owner_of_child;
+pub use fault::{Cause, Contested, Holder, ReconcileError, Taken};
 pub use status::MODEL_INVALID;
 
 /// The name of a deployment.
@@ -58,27 +66,19 @@ pub struct Context {
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// The last status written for each deployment: the cache of deployments may be behind it.
-    pub written: Mutex<HashMap<ObjectRef<ZImageDeployment>, ZImageDeploymentStatus>>,
+    pub written: Mutex<HashMap<DeploymentRef, Written>>,
+    /// Failed attempts.
+    pub failures: Failures,
+    /// Children that had to be put back.
+    pub reverts: Reverts,
 }
 
-/// Why a reconciliation failed. It is tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// The API server cannot be asked, or refuses.
-    #[error("the API server: {0}")]
-    Api(#[from] kube::Error),
-    /// The deployment is paused and its spec is not what runs: what differs.
-    #[error("spec.paused is true, and the spec is not what runs: {0}")]
-    Held(String),
-    /// A child cannot be written as JSON.
-    #[error("failed to write a child as JSON: {0}")]
-    Serialize(#[from] serde_json::Error),
-    /// It took too long.
-    #[error("the API server did not answer everything within {} s", .0.as_secs())]
-    Late(Duration),
-    /// A fault of this program.
-    #[error("the reconciliation panicked; the log says where")]
-    Panicked,
+/// A status that was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    uid: Option<String>,
+    version: Option<String>,
+    status: ZImageDeploymentStatus,
 }
 
 /// Brings the children of one deployment to what its spec asks for, and its status to what they are. Returns when to look
@@ -108,43 +108,47 @@ async fn reconcile_one(
     let before = context.last_status(owner);
     let mut existing = context.caches.existing(owner);
     existing.obstacles = kubelet::obstacles(&context.client, existing.pods()).await;
+    let choice = Choice {
+        owner,
+        before: &before,
+        existing: &existing,
+        defaults: &context.images,
+    };
+    let images = choice.images();
     let applied = match owner.spec.paused {
-        true => context.hold(owner, &existing),
-        false => context.apply(owner, &existing).await,
+        true => context.hold(owner, &existing, &images),
+        false => context.apply(owner, &existing, &images).await,
     };
     // A refusal leaves the pods alone, not the traffic: it still follows their readiness.
     let decision = context.decide(owner, &existing, &before);
     let fault = applied.as_ref().err().map(Fault::of);
     let children = applied.as_ref().unwrap_or(&existing.children);
-    let seen = status::Seen::new(owner, children, &existing, &decision);
-    let after = status::of(owner, &seen, fault.as_ref(), &before, now);
+    let outdated = choice.outdated(&images);
+    let seen = status::Seen::new(owner, children, &existing, &decision).outdated(outdated);
+    let mut after = status::of(owner, &seen, fault.as_ref(), &before, now);
+    images::remember(&images, owner, &mut after);
     context.update_status(owner, &before, after).await?;
     match applied {
-        Err(error) if !error.is_of_the_spec() => Err(error),
+        // Nothing failed: it is as it is asked to be.
+        Err(ReconcileError::Held(_)) => Ok(None),
+        Err(error) => Err(error),
         // An event of the kubelet changes no pod: nothing but time brings it here.
         _ if existing.pods().any(kubelet::is_starting) => Ok(Some(kubelet::AGAIN)),
         _ => Ok(None),
     }
 }
 
-impl ReconcileError {
-    /// Whether only another spec helps: what it asks for cannot be, or it is paused.
-    fn is_of_the_spec(&self) -> bool {
-        match self {
-            Self::Api(kube::Error::Api(refusal)) => refusal.code == 422,
-            Self::Held(_) => true,
-            Self::Api(_) | Self::Serialize(_) | Self::Late(_) | Self::Panicked => false,
-        }
-    }
-}
-
 impl Context {
     fn last_status(&self, owner: &ZImageDeployment) -> ZImageDeploymentStatus {
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = written
-            .get(&ObjectRef::from_obj(owner))
-            .or(owner.status.as_ref());
-        last.cloned().unwrap_or_default()
+        let written = self.written(owner).map(|written| written.status);
+        written.or(owner.status.clone()).unwrap_or_default()
+    }
+
+    /// What was written last for this very deployment, not for one of its name before it.
+    fn written(&self, owner: &ZImageDeployment) -> Option<Written> {
+        let all = self.lock_written();
+        let written = all.get(&DeploymentRef::from_obj(owner))?;
+        (written.uid == owner.uid()).then(|| written.clone())
     }
 
     /// The children as they are then.
@@ -152,10 +156,22 @@ impl Context {
         &self,
         owner: &ZImageDeployment,
         existing: &Existing,
+        images: &Images,
     ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
-        let accounts = apply::apply(&self.client, build::accounts(owner)?, existing).await?;
-        let wanted = self.wanted(owner, existing, &accounts)?;
-        let others = apply::apply(&self.client, wanted, existing).await?;
+        validate::validate(owner, &self.caches.owners.state())?;
+        let accounts = build::accounts(owner)?;
+        let others = self.wanted(owner, images, &existing.children)?;
+        let all = [accounts.as_slice(), others.as_slice()].concat();
+        apply::check_names(&self.client, owner, &all, existing).await?;
+        let target = Target {
+            client: &self.client,
+            owner,
+            existing,
+            reverts: &self.reverts,
+        };
+        let accounts = apply::apply(&target, accounts).await?;
+        let wanted = self.wanted(owner, images, &accounts)?;
+        let others = apply::apply(&target, wanted).await?;
         let children = [accounts, others].concat();
         apply::prune(&self.client, &children, existing).await?;
         Ok(children)
@@ -166,8 +182,9 @@ impl Context {
         &self,
         owner: &ZImageDeployment,
         existing: &Existing,
+        images: &Images,
     ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
-        let others = self.wanted(owner, existing, &existing.children)?;
+        let others = self.wanted(owner, images, &existing.children)?;
         let wanted = [build::accounts(owner)?, others].concat();
         match apply::differences(wanted, existing) {
             None => Ok(existing.children.clone()),
@@ -179,10 +196,10 @@ impl Context {
     fn wanted(
         &self,
         owner: &ZImageDeployment,
-        existing: &Existing,
+        images: &Images,
         accounts: &[Arc<DynamicObject>],
     ) -> Result<Vec<DynamicObject>, serde_json::Error> {
-        let name = Part::Gateway.name(owner);
+        let name = Part::Gateway.account(owner);
         let is_account = |child: &&Arc<DynamicObject>| {
             let types = child.types.as_ref();
             child.name_any() == name && types.is_some_and(|it| it.kind == "ServiceAccount")
@@ -190,7 +207,7 @@ impl Context {
         let account = accounts.iter().find(is_account);
         build::children(&Desired {
             owner,
-            images: existing.images(owner, &self.images),
+            images: images.clone(),
             gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
             peers: self.peers.as_ref(),
         })
@@ -223,14 +240,24 @@ impl Context {
         }
         let api: Api<ZImageDeployment> =
             Api::namespaced(self.client.clone(), &owner.namespace().unwrap_or_default());
+        // Of two writers one is refused, and a deployment of the same name made since is another one.
         let patch = json!({
             "apiVersion": ZImageDeployment::api_version(&()),
             "kind": ZImageDeployment::kind(&()),
+            "metadata": {"uid": owner.uid(), "resourceVersion": self.version(owner)},
             "status": after,
         });
         let parameters = PatchParams::apply(apply::FIELD_MANAGER).force();
-        api.patch_status(&owner.name_any(), &parameters, &Patch::Apply(patch))
-            .await?;
+        let patch = Patch::Apply(patch);
+        let name = owner.name_any();
+        let stored = match api.patch_status(&name, &parameters, &patch).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                // What is there may be another's: the cache tells.
+                self.lock_written().remove(&DeploymentRef::from_obj(owner));
+                return Err(error.into());
+            }
+        };
         self.metrics.shifted(owner, before, &after);
         for event in events::between(before, &after) {
             // A lost event is no reason to reconcile again.
@@ -238,15 +265,32 @@ impl Context {
                 tracing::warn!(%error, reason = event.reason, "failed to publish an event");
             }
         }
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.insert(ObjectRef::from_obj(owner), after);
+        let written = Written {
+            uid: owner.uid(),
+            version: stored.resource_version(),
+            status: after,
+        };
+        self.lock_written()
+            .insert(DeploymentRef::from_obj(owner), written);
         Ok(())
     }
 
+    /// The version that a status is written on: the cache's when it has our last one, and else that one's.
+    fn version(&self, owner: &ZImageDeployment) -> Option<String> {
+        let written = self.written(owner);
+        let ahead = written.filter(|written| owner.status.as_ref() != Some(&written.status));
+        ahead.map_or_else(|| owner.resource_version(), |written| written.version)
+    }
+
+    fn lock_written(&self) -> MutexGuard<'_, HashMap<DeploymentRef, Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets deployments that are gone.
-    pub fn forget(&self, exists: impl Fn(&ObjectRef<ZImageDeployment>) -> bool) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.retain(|deployment, _| exists(deployment));
+    pub fn forget(&self, exists: impl Fn(&DeploymentRef) -> bool) {
+        self.lock_written()
+            .retain(|deployment, _| exists(deployment));
+        self.failures.retain(exists);
     }
 }
 

@@ -64,8 +64,12 @@ impl Scope {
         let children = children.collect();
         Self {
             namespace: namespace.map(str::to_owned),
-            owners,
-            caches: Caches { children, pods },
+            owners: owners.clone(),
+            caches: Caches {
+                owners,
+                children,
+                pods,
+            },
             changes,
             lists: watches.lists,
         }

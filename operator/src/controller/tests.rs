@@ -19,9 +19,12 @@ fn deployment(number: usize) -> Value {
         "spec": {"primary": {"model": {"variant": "Turbo", "source": source}}}})
 }
 
-/// A cluster of one hundred deployments in which nothing exists yet and every write succeeds, unless `special` answers.
-fn cluster(special: impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync + 'static) -> Client {
-    let deployments: Vec<_> = (0..COUNT).map(deployment).collect();
+/// A cluster of so many deployments in which nothing exists yet and every write succeeds, unless `special` answers.
+fn cluster(
+    count: usize,
+    special: impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync + 'static,
+) -> Client {
+    let deployments: Vec<_> = (0..count).map(deployment).collect();
     fake_api::client(move |call| {
         if let Some(answer) = special(&call) {
             return answer;
@@ -61,7 +64,7 @@ async fn every_deployment_is_followed_within_ten_seconds_of_the_last_obstacle() 
     for late in ["zimagedeployments", "poddisruptionbudgets", "pods"] {
         let obstacle = Duration::from_secs(60);
         let begun = Instant::now();
-        let client = cluster(move |call| {
+        let client = cluster(COUNT, move |call| {
             let refused = begun.elapsed() < obstacle && call.path.ends_with(late);
             refused.then(|| refusal(403, "not for you"))
         });
@@ -84,10 +87,11 @@ async fn every_deployment_is_followed_within_ten_seconds_of_the_last_obstacle() 
 
 #[tokio::test(start_paused = true)]
 async fn a_reconciliation_that_hangs_or_panics_is_one_deployment_s_alone() {
-    let client = cluster(|call| {
-        let is_of = |name: &str| call.method != Method::GET && call.path.contains(name);
-        assert!(!is_of("/d7-"), "a fault of the program");
-        is_of("/d8-").then_some((SILENCE, Value::Null))
+    let client = cluster(COUNT, |call| {
+        let name = call.body["metadata"]["name"].as_str().unwrap_or_default();
+        let is_of = |part: &str| call.method != Method::GET && name.contains(part);
+        assert!(!is_of("d7-"), "a fault of the program");
+        is_of("d8-").then_some((SILENCE, Value::Null))
     });
     let scope = Arc::new(Scope::follow(&client, None, &TaskTracker::new()));
     let health = Health::new(vec![Arc::clone(&scope)], Lead::default());
@@ -108,8 +112,8 @@ async fn a_reconciliation_that_hangs_or_panics_is_one_deployment_s_alone() {
 async fn a_deployment_that_did_not_change_is_looked_at_now_and_then() {
     let looks = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&looks);
-    let client = cluster(move |call| {
-        if call.path.ends_with("/d7/status") {
+    let client = cluster(1, move |call| {
+        if call.path.ends_with("/d0/status") {
             *counted.lock().unwrap() += 1;
         }
         None

@@ -1,35 +1,103 @@
-//! Makes the children what they should be: server-side apply of what differs, deletion of what is no longer wanted.
+//! Makes the children what they should be: creation of what is missing, server-side apply of what differs, deletion of what is
+//! no longer wanted. What somebody else made is never touched.
+
+mod claim;
+mod difference;
+mod managed_fields;
+mod reverts;
 
 use super::dereference::{Existing, kind_of};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use super::fault::{Contested, ReconcileError, Taken};
+use claim::claim;
+use difference::difference;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use zimage_crds::ZImageDeployment;
+
+pub use reverts::Reverts;
 
 /// Owner of the fields that the operator sets.
 pub(super) const FIELD_MANAGER: &str = "zimage-operator";
 /// Annotation with the hash of what was applied last: tells that a field was taken out of what is wanted.
 const APPLIED: &str = "zimage.dev/applied";
 
+/// What children are applied to.
+pub(super) struct Target<'a> {
+    /// The API server.
+    pub(super) client: &'a Client,
+    /// Whose children they are.
+    pub(super) owner: &'a ZImageDeployment,
+    /// What exists of them.
+    pub(super) existing: &'a Existing,
+    /// What had to be put back.
+    pub(super) reverts: &'a Reverts,
+}
+
+/// Checks, before anything is written, that every name that children still need is free.
+///
+/// # Errors
+/// Every name that is not.
+pub(super) async fn check_names(
+    client: &Client,
+    owner: &ZImageDeployment,
+    wanted: &[DynamicObject],
+    existing: &Existing,
+) -> Result<(), ReconcileError> {
+    let mut taken = Vec::new();
+    let missing = wanted
+        .iter()
+        .filter(|child| existing.same_as(child).is_none());
+    for child in missing {
+        let live = api(client, child).get_opt(&child.name_any()).await?;
+        taken.extend(live.and_then(|live| taken_by_another(owner, &live).err()));
+    }
+    match taken.is_empty() {
+        true => Ok(()),
+        false => Err(ReconcileError::NameTaken(taken)),
+    }
+}
+
 /// Applies every child that is not yet as wanted and returns all as they are then.
 ///
 /// # Errors
-/// The API server's refusal of the first child that it refuses.
+/// The API server's refusal of the first child that it refuses; after all others, that something else changes one of them
+/// again and again.
 pub(super) async fn apply(
-    client: &Client,
+    target: &Target<'_>,
     wanted: Vec<DynamicObject>,
-    existing: &Existing,
-) -> Result<Vec<Arc<DynamicObject>>, kube::Error> {
+) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
+    let Target {
+        client,
+        owner,
+        existing,
+        reverts,
+    } = target;
     let mut applied = Vec::with_capacity(wanted.len());
+    let mut contested = None;
     for mut child in wanted {
         mark(&mut child);
-        match existing.same_as(&child) {
-            Some(live) if is_as_wanted(&child, live) => applied.push(Arc::clone(live)),
-            _ => applied.push(Arc::new(apply_one(client, &child).await?)),
+        let live = existing.same_as(&child);
+        match live.map(|live| (live, difference(&child, live))) {
+            Some((live, None)) => applied.push(Arc::clone(live)),
+            Some((live, Some(field))) if is_as_applied_last(&child, live) => {
+                let verdict = reverts.of(&child);
+                if verdict.is_contested {
+                    contested = Some(contest(&child, field));
+                }
+                match verdict.may_write {
+                    true => applied.push(Arc::new(write(client, owner, child).await?)),
+                    false => applied.push(Arc::clone(live)),
+                }
+            }
+            _ => applied.push(Arc::new(write(client, owner, child).await?)),
         }
     }
-    Ok(applied)
+    match contested {
+        Some(contested) => Err(ReconcileError::Contested(contested)),
+        None => Ok(applied),
+    }
 }
 
 /// Deletes the children that are not among `wanted`.
@@ -45,7 +113,7 @@ pub(super) async fn prune(
         let wanted = wanted
             .iter()
             .any(|other| other.types == child.types && other.name_any() == child.name_any());
-        if wanted || child.metadata.deletion_timestamp.is_some() {
+        if wanted || child.metadata.deletion_timestamp.is_some() || existing.is_in_use(child) {
             continue;
         }
         // The cache may be behind: an object of the same name that someone made since is not ours to delete.
@@ -74,7 +142,7 @@ pub(super) fn differences(wanted: Vec<DynamicObject>, existing: &Existing) -> Op
     for mut child in wanted {
         mark(&mut child);
         let live = existing.same_as(&child);
-        if !live.is_some_and(|live| is_as_wanted(&child, live)) {
+        if live.is_none_or(|live| difference(&child, live).is_some()) {
             names.push(describe(&child));
         }
         known.extend(live.cloned());
@@ -94,13 +162,52 @@ pub(super) fn differences(wanted: Vec<DynamicObject>, existing: &Existing) -> Op
     }
 }
 
-async fn apply_one(client: &Client, child: &DynamicObject) -> Result<DynamicObject, kube::Error> {
+/// Creates a child or, where it is the deployment's own, applies it.
+async fn write(
+    client: &Client,
+    owner: &ZImageDeployment,
+    mut child: DynamicObject,
+) -> Result<DynamicObject, ReconcileError> {
+    let api = api(client, &child);
+    let name = child.name_any();
+    let Some(live) = api.get_opt(&name).await? else {
+        let parameters = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let created = api.create(&parameters, &child).await?;
+        tracing::info!(kind = kind_name(&child), name, "created");
+        return Ok(created);
+    };
+    if let Err(taken) = taken_by_another(owner, &live) {
+        return Err(ReconcileError::NameTaken(vec![taken]));
+    }
+    if let Some(patch) = managed_fields::as_applied(&live) {
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+    }
+    // One that was replaced since has another identity, and the API server refuses.
+    child.metadata.uid = live.uid();
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let live = api(client, child)
-        .patch(&child.name_any(), &parameters, &Patch::Apply(child))
-        .await?;
-    tracing::info!(kind = kind_name(child), name = child.name_any(), "applied");
+    let live = api.patch(&name, &parameters, &Patch::Apply(&child)).await?;
+    tracing::info!(kind = kind_name(&child), name, "applied");
     Ok(live)
+}
+
+fn taken_by_another(owner: &ZImageDeployment, live: &DynamicObject) -> Result<(), Taken> {
+    claim(owner, live).map_err(|by| Taken {
+        kind: kind_name(live).to_owned(),
+        name: live.name_any(),
+        by,
+    })
+}
+
+fn contest(child: &DynamicObject, field: String) -> Contested {
+    Contested {
+        kind: kind_name(child).to_owned(),
+        name: child.name_any(),
+        field,
+    }
 }
 
 /// # Panics
@@ -135,117 +242,30 @@ fn mark(child: &mut DynamicObject) {
     child.annotations_mut().insert(APPLIED.to_owned(), hash);
 }
 
-/// Whether an apply would change nothing: everything wanted is there, and the same was applied last.
-fn is_as_wanted(wanted: &DynamicObject, live: &DynamicObject) -> bool {
-    let metadata = |object: &DynamicObject| {
-        (
-            object.labels().clone(),
-            object.annotations().clone(),
-            object.owner_references().to_vec(),
-        )
-    };
-    let ((labels, annotations, owners), (live_labels, live_annotations, live_owners)) =
-        (metadata(wanted), metadata(live));
-    labels
-        .iter()
-        .all(|(key, value)| live_labels.get(key) == Some(value))
-        && annotations
-            .iter()
-            .all(|(key, value)| live_annotations.get(key) == Some(value))
-        && owners.iter().all(|owner| live_owners.contains(owner))
-        && contains(&live.data, &wanted.data)
-}
-
-/// Whether `live` has all of `wanted`; what the API server or others added does not count.
-fn contains(live: &Value, wanted: &Value) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted
-            .iter()
-            .all(|(key, value)| live.get(key).is_some_and(|live| contains(live, value))),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len()
-                && wanted
-                    .iter()
-                    .zip(live)
-                    .all(|(wanted, live)| contains(live, wanted))
-        }
-        (Value::String(live), Value::String(wanted)) => {
-            live == wanted || quantity(live).is_some_and(|live| Some(live) == quantity(wanted))
-        }
-        _ => live == wanted,
-    }
-}
-
-/// The value of a quantity such as `500m`, `0.5` or `1Gi`: the API server writes it its own way.
-///
-/// <https://kubernetes.io/docs/reference/kubernetes-api/definitions/quantity-resource-definition/>
-fn quantity(text: &str) -> Option<f64> {
-    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.'));
-    let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
-    let number: f64 = number.parse().ok()?;
-    Some(match suffix {
-        // Divided: 0.001 has no exact form.
-        "m" => number / 1e3,
-        "" => number,
-        "k" => number * 1e3,
-        "M" => number * 1e6,
-        "G" => number * 1e9,
-        "T" => number * 1e12,
-        "Ki" => number * 1024.0,
-        "Mi" => number * 1024_f64.powi(2),
-        "Gi" => number * 1024_f64.powi(3),
-        "Ti" => number * 1024_f64.powi(4),
-        _ => return None,
-    })
+/// Whether the same was applied before: what differs now was changed by something else.
+fn is_as_applied_last(wanted: &DynamicObject, live: &DynamicObject) -> bool {
+    wanted.annotations().get(APPLIED) == live.annotations().get(APPLIED)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn object(data: Value) -> DynamicObject {
-        serde_json::from_value(data).unwrap()
-    }
-
-    #[test]
-    fn defaults_of_the_api_server_are_no_difference() {
-        let mut wanted = object(json!({"metadata": {"name": "a"}, "spec": {"replicas": 1}}));
-        mark(&mut wanted);
-        let mut live = wanted.clone();
-        live.data["spec"]["revisionHistoryLimit"] = json!(10);
-        live.data["status"] = json!({"replicas": 1});
-        assert!(is_as_wanted(&wanted, &live));
-    }
-
-    #[test]
-    fn quantities_as_the_api_server_writes_them_are_no_difference() {
-        let resources = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
-        let live = resources("500m", "1Gi");
-        assert!(contains(&live, &resources("0.5", "1024Mi")));
-        assert!(!contains(&live, &resources("0.6", "1Gi")));
-        assert!(!contains(&live, &resources("500m", "1G")));
-        assert!(contains(&json!("1"), &json!("1000m")));
-        assert!(!contains(&json!("a"), &json!("b")));
-    }
-
-    #[test]
-    fn a_changed_field_and_a_foreign_list_entry_are_differences() {
-        let mut wanted = object(json!({"spec": {"ports": [{"port": 80}]}}));
-        mark(&mut wanted);
-        let mut live = wanted.clone();
-        live.data["spec"]["ports"][0]["port"] = json!(81);
-        assert!(!is_as_wanted(&wanted, &live));
-        live.data["spec"]["ports"] = json!([{"port": 80}, {"port": 443}]);
-        assert!(!is_as_wanted(&wanted, &live));
+    fn marked(data: Value) -> DynamicObject {
+        let mut object = serde_json::from_value(data).unwrap();
+        mark(&mut object);
+        object
     }
 
     #[test]
     fn a_field_that_is_no_longer_wanted_is_a_difference() {
-        let mut before = object(json!({"spec": {"replicas": 1, "paused": true}}));
-        let mut wanted = object(json!({"spec": {"replicas": 1}}));
-        mark(&mut before);
-        mark(&mut wanted);
-        assert!(!is_as_wanted(&wanted, &before));
+        let before = marked(json!({"spec": {"replicas": 1, "paused": true}}));
+        let wanted = marked(json!({"spec": {"replicas": 1}}));
+        assert_eq!(
+            difference(&wanted, &before),
+            Some(format!("metadata.annotations[{APPLIED}]"))
+        );
+        assert!(!is_as_applied_last(&wanted, &before));
     }
 }

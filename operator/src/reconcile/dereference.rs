@@ -1,20 +1,20 @@
 //! What exists of a deployment: its children and its pods, out of the caches.
 
-use super::build::{Images, Part, computes_on_gpu, kinds};
+use super::build::{Part, kinds};
 use super::kubelet::Obstacles;
-use crate::args::DefaultImages;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
-use zimage_crds::{Tier, TierSpec, ZImageDeployment};
+use zimage_crds::ZImageDeployment;
 
 /// The caches that the watches keep current.
 #[derive(Clone)]
 pub struct Caches {
+    /// The deployments.
+    pub owners: Store<ZImageDeployment>,
     /// One for each of [`kinds`], in that order.
     pub children: Vec<Store<DynamicObject>>,
     /// Pods of all deployments.
@@ -67,6 +67,20 @@ impl Existing {
             .find(|child| kind(child) == kind(desired) && child.name_any() == desired.name_any())
     }
 
+    /// Whether a pod still uses an account, or the rights of one: of its account both have the name.
+    pub fn is_in_use(&self, child: &DynamicObject) -> bool {
+        let types = child.types.as_ref();
+        let is_of_an_account = types.is_some_and(|types| {
+            ["ServiceAccount", "Role", "RoleBinding"].contains(&types.kind.as_str())
+        });
+        let name = child.name_any();
+        is_of_an_account
+            && self.pods().filter(|pod| !has_ended(pod)).any(|pod| {
+                let spec = pod.spec.as_ref();
+                spec.and_then(|spec| spec.service_account_name.as_ref()) == Some(&name)
+            })
+    }
+
     /// Pods of all parts.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter().map(AsRef::as_ref)
@@ -88,47 +102,6 @@ impl Existing {
         self.pods()
             .filter(move |pod| pod.meta().deletion_timestamp.is_none() && part.has_made(owner, pod))
     }
-
-    /// The image of each part: the spec's; without one what runs already, so that an upgrade of the operator replaces no
-    /// pod; for a new part, and for a tier that gets or loses its GPU, the default.
-    pub fn images(&self, owner: &ZImageDeployment, defaults: &DefaultImages) -> Images {
-        let running = |part: Part| self.running(&part.name(owner));
-        let server = |tier: Tier, spec: Option<&TierSpec>| {
-            let uses_gpu = spec.is_some_and(TierSpec::uses_gpu);
-            let default = match uses_gpu {
-                true => &defaults.server_cuda,
-                false => &defaults.server,
-            };
-            // The image for the CPU has no CUDA libraries.
-            let fits = |server: &Container| computes_on_gpu(server) == uses_gpu;
-            let wanted = spec.and_then(|spec| spec.image.as_ref());
-            choose(wanted, running(Part::Server(tier)).filter(fits), default)
-        };
-        let spec = &owner.spec;
-        Images {
-            primary: server(Tier::Primary, Some(&spec.primary)),
-            fallback: server(Tier::Fallback, spec.fallback.as_ref()),
-            gateway: choose(
-                spec.gateway.image.as_ref(),
-                running(Part::Gateway),
-                &defaults.gateway,
-            ),
-        }
-    }
-
-    /// The container of a part's Deployment.
-    fn running(&self, deployment: &str) -> Option<Container> {
-        let child = self.children.iter().find(|child| {
-            child.name_any() == deployment
-                && child
-                    .types
-                    .as_ref()
-                    .is_some_and(|types| types.kind == "Deployment")
-        })?;
-        let deployment: Deployment = DynamicObject::clone(child).try_parse().ok()?;
-        let pod = deployment.spec?.template.spec?;
-        pod.containers.into_iter().next()
-    }
 }
 
 /// Whether none of a pod's containers will run again.
@@ -138,13 +111,6 @@ fn has_ended(pod: &Pod) -> bool {
         .as_ref()
         .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
-}
-
-fn choose(wanted: Option<&String>, running: Option<Container>, default: &str) -> String {
-    wanted
-        .cloned()
-        .or_else(|| running?.image)
-        .unwrap_or_else(|| default.to_owned())
 }
 
 /// Which deployment a pod belongs to.
@@ -174,84 +140,4 @@ pub fn kind_of(object: &DynamicObject) -> Option<kube::core::ApiResource> {
     kinds()
         .into_iter()
         .find(|kind| kind.kind == types.kind && kind.api_version == types.api_version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::build::{Desired, children};
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn owner(primary: Value) -> ZImageDeployment {
-        let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
-        let mut tier = json!({"model": {"variant": "Turbo", "source": source}});
-        tier.as_object_mut()
-            .unwrap()
-            .extend(primary.as_object().unwrap().clone());
-        serde_json::from_value(json!({
-            "apiVersion": "zimage.dev/v1alpha1",
-            "kind": "ZImageDeployment",
-            "metadata": {"name": "fox", "namespace": "art"},
-            "spec": {"primary": tier},
-        }))
-        .unwrap()
-    }
-
-    fn defaults(version: u32) -> DefaultImages {
-        DefaultImages {
-            server: format!("server:{version}"),
-            server_cuda: format!("server-cuda:{version}"),
-            gateway: format!("gateway:{version}"),
-        }
-    }
-
-    /// What version 1 of the operator made of a spec.
-    fn made_by_1(owner: &ZImageDeployment) -> Existing {
-        let images = Existing::default().images(owner, &defaults(1));
-        let desired = Desired {
-            owner,
-            images,
-            gateway_account: None,
-            peers: None,
-        };
-        Existing {
-            children: children(&desired)
-                .unwrap()
-                .into_iter()
-                .map(Arc::new)
-                .collect(),
-            ..Existing::default()
-        }
-    }
-
-    /// The primary's image after version 2 of the operator met a spec where version 1 had made another.
-    fn image(before: Value, after: Value) -> String {
-        let existing = made_by_1(&owner(before));
-        existing.images(&owner(after), &defaults(2)).primary
-    }
-
-    #[test]
-    fn an_upgrade_of_the_operator_keeps_what_runs() {
-        assert_eq!(image(json!({}), json!({})), "server:1");
-        let gpu = json!({"gpu": {}});
-        assert_eq!(image(gpu.clone(), gpu), "server-cuda:1");
-        let existing = made_by_1(&owner(json!({})));
-        let images = existing.images(&owner(json!({})), &defaults(2));
-        assert_eq!(images.gateway, "gateway:1");
-    }
-
-    #[test]
-    fn a_tier_that_gets_or_loses_its_gpu_takes_the_image_for_it() {
-        assert_eq!(image(json!({}), json!({"gpu": {}})), "server-cuda:2");
-        assert_eq!(image(json!({"gpu": {}}), json!({})), "server:2");
-        let on_the_cpu = json!({"gpu": {}, "device": "Cpu"});
-        assert_eq!(image(json!({"gpu": {}}), on_the_cpu), "server:2");
-    }
-
-    #[test]
-    fn the_image_of_the_spec_is_taken_as_it_is() {
-        let own = json!({"image": "mine:7"});
-        assert_eq!(image(json!({}), own.clone()), "mine:7");
-        assert_eq!(image(own, json!({})), "mine:7");
-    }
 }

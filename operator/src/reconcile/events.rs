@@ -3,31 +3,48 @@
 use kube::runtime::events::{Event, EventType};
 use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
 
-/// Reasons that need somebody's attention.
-const WARNINGS: [Reason; 16] = [
-    Reason::InvalidSpec,
-    Reason::ApplyFailed,
-    Reason::InsufficientGpu,
-    Reason::Unschedulable,
-    Reason::PodCreationFailed,
-    Reason::ImagePullFailed,
-    Reason::ModelInvalid,
-    Reason::CrashLooping,
-    Reason::VolumeUnavailable,
-    Reason::Evicted,
-    Reason::NoReadyPods,
-    Reason::Saturated,
-    Reason::FiguresMissing,
-    Reason::PrimaryUnavailable,
-    Reason::FallbackUnavailable,
-    Reason::BothUnavailable,
-];
+/// Whether a reason needs somebody's attention.
+const fn is_warning(reason: Reason) -> bool {
+    match reason {
+        Reason::InvalidSpec
+        | Reason::ApplyFailed
+        | Reason::NameTaken
+        | Reason::Contested
+        | Reason::InsufficientGpu
+        | Reason::Unschedulable
+        | Reason::PodCreationFailed
+        | Reason::ImagePullFailed
+        | Reason::ModelInvalid
+        | Reason::CrashLooping
+        | Reason::VolumeUnavailable
+        | Reason::Evicted
+        | Reason::NoReadyPods
+        | Reason::Saturated
+        | Reason::FiguresMissing
+        | Reason::PrimaryUnavailable
+        | Reason::FallbackUnavailable
+        | Reason::BothUnavailable => true,
+        Reason::Valid
+        | Reason::Paused
+        | Reason::Available
+        | Reason::Progressing
+        | Reason::ScaledToZero
+        | Reason::NotConfigured
+        | Reason::WithinCapacity
+        | Reason::UpdateAvailable
+        | Reason::Fresh
+        | Reason::Stale
+        | Reason::NoGpu => false,
+    }
+}
+
 /// Conditions whose change is told. `Ready` repeats what one of these says, and figures that come and go are no event.
-const TOLD: [ConditionType; 4] = [
+const TOLD: [ConditionType; 5] = [
     ConditionType::Accepted,
     ConditionType::PrimaryReady,
     ConditionType::FallbackReady,
     ConditionType::TrafficReady,
+    ConditionType::ImagesCurrent,
 ];
 
 /// The events between two statuses: a condition with another status or reason, and another state of the traffic.
@@ -75,7 +92,8 @@ fn traffic(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> O
 
 /// The condition's type is the event's action too: events of the same reason and action become one series.
 fn event(reason: &str, subject: &str, message: &str) -> Event {
-    let warning = WARNINGS.iter().any(|warning| warning.as_str() == reason);
+    let mut reasons = Reason::ALL.into_iter();
+    let warning = reasons.any(|it| it.as_str() == reason && is_warning(it));
     Event {
         type_: if warning {
             EventType::Warning

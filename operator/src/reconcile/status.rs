@@ -41,6 +41,8 @@ pub(super) struct Seen<'a> {
     fallback: Option<Parts<'a>>,
     gateway: Parts<'a>,
     decision: &'a Decision,
+    /// Parts with an older image than the operator's.
+    outdated: Vec<String>,
 }
 
 impl<'a> Seen<'a> {
@@ -67,7 +69,14 @@ impl<'a> Seen<'a> {
             fallback: tier(Tier::Fallback),
             gateway: parts(Part::Gateway, owner.spec.gateway.replicas),
             decision,
+            outdated: Vec::new(),
         }
+    }
+
+    /// With parts that have an older image than the operator's.
+    pub(super) fn outdated(mut self, parts: Vec<String>) -> Self {
+        self.outdated = parts;
+        self
     }
 
     fn tier(&self, tier: Tier) -> Option<&Parts<'a>> {
@@ -156,18 +165,8 @@ impl Fault {
     /// What a failed attempt to apply the spec means.
     pub(super) fn of(error: &ReconcileError) -> Self {
         Self {
-            reason: match error {
-                ReconcileError::Held(_) => Reason::Paused,
-                error if error.is_of_the_spec() => Reason::InvalidSpec,
-                _ => Reason::ApplyFailed,
-            },
-            message: match error {
-                ReconcileError::Api(kube::Error::Api(refusal)) => format!(
-                    "the API server refuses what the spec asks for: {}",
-                    refusal.message
-                ),
-                other => other.to_string(),
-            },
+            reason: error.reason(),
+            message: error.message(),
         }
     }
 }
@@ -190,6 +189,7 @@ pub(super) fn of(
         selector: Some(selector(owner)),
         primary: tier_status(owner, seen, Tier::Primary),
         fallback: tier_status(owner, seen, Tier::Fallback),
+        gateway: None,
         traffic: Some(traffic_status(seen.decision)),
         conditions: conditions.collect(),
     }
@@ -207,6 +207,8 @@ fn tier_status(owner: &ZImageDeployment, seen: &Seen<'_>, tier: Tier) -> Option<
             .variant
             .model_name()
             .to_owned(),
+        image: None,
+        device: None,
     })
 }
 

@@ -56,7 +56,11 @@ impl Stage {
             if call.path.ends_with("/status") {
                 return (200, serde_json::to_value(owner()).unwrap());
             }
-            refuse(&call).unwrap_or((200, call.body))
+            refuse(&call).unwrap_or_else(|| match call.method {
+                Method::GET if call.path.ends_with("/events") => fake_api::list(&[]),
+                Method::GET => refusal(404, "not found"),
+                _ => (200, call.body),
+            })
         });
         let reporter = Reporter::from("test");
         let images = |name: &str| format!("{name}:1");
@@ -72,6 +76,8 @@ impl Stage {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::default(),
             written: Mutex::default(),
+            failures: Failures::default(),
+            reverts: Reverts::default(),
             client,
         };
         Self {
@@ -88,11 +94,12 @@ impl Stage {
         self.calls.lock().unwrap().clone()
     }
 
-    /// The children that were applied.
+    /// The children that were created or applied.
     fn applied(&self) -> Vec<Value> {
-        let calls = self.calls().into_iter();
-        let children =
-            calls.filter(|call| call.method == Method::PATCH && !call.path.ends_with("/status"));
+        let children = self.calls().into_iter().filter(|call| {
+            let writes = [Method::POST, Method::PATCH].contains(&call.method);
+            writes && !call.path.ends_with("/status") && !call.path.ends_with("/events")
+        });
         children.map(|call| call.body).collect()
     }
 
@@ -118,9 +125,14 @@ fn caches(children: &[Value], pods: &[Pod]) -> Caches {
         writer.apply_watcher_event(&Event::Apply(pod.clone()));
     }
     Caches {
+        owners: Writer::new(()).as_reader(),
         children: stores.to_vec(),
         pods: writer.as_reader(),
     }
+}
+
+fn is_write_of(call: &Call, plural: &str) -> bool {
+    call.method != Method::GET && call.path.contains(&format!("/{plural}"))
 }
 
 fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
@@ -135,7 +147,7 @@ async fn a_refusal_freezes_neither_the_weights_nor_the_status() {
     let fallback = ready_pod(Part::Server(Tier::Fallback));
     for code in [403, 500] {
         let stage = Stage::new(&[], std::slice::from_ref(&fallback), move |call| {
-            let is_deployment = call.path.contains("/deployments/");
+            let is_deployment = is_write_of(call, "deployments");
             is_deployment.then(|| refusal(code, "exceeded quota"))
         });
         stage.reconcile(owner()).await.unwrap_err();
@@ -149,12 +161,16 @@ async fn a_refusal_freezes_neither_the_weights_nor_the_status() {
 }
 
 #[tokio::test]
-async fn a_spec_that_cannot_be_is_not_tried_again() {
+async fn a_field_that_the_api_server_refuses_is_the_spec_s_fault() {
     let stage = Stage::new(&[], &[], |call| {
-        let is_deployment = call.path.contains("/deployments/");
-        is_deployment.then(|| refusal(422, "spec.template: Invalid value"))
+        let is_deployment = is_write_of(call, "deployments");
+        let (code, mut body) = refusal(422, "spec.template: Invalid value");
+        body["details"] =
+            json!({"causes": [{"reason": "FieldValueInvalid", "field": "spec.template"}]});
+        is_deployment.then_some((code, body))
     });
-    stage.reconcile(owner()).await.unwrap();
+    let error = stage.reconcile(owner()).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Spec);
     let status = stage.status();
     assert_eq!(condition(&status, "Accepted")["reason"], "InvalidSpec");
 }
@@ -192,17 +208,171 @@ async fn a_child_that_is_no_longer_wanted_is_deleted() {
         deleted,
         [
             "deployments/fox-fallback",
-            "serviceaccounts/fox-fallback",
+            "serviceaccounts/zimage-fox-fallback-453db849",
             "services/fox-fallback",
         ]
     );
 }
 
+fn service(name: &str, metadata: Value) -> Value {
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+        "spec": {"selector": {"app": "payments"}, "ports": [{"port": 443}]}});
+    service["metadata"]["name"] = name.into();
+    service["metadata"]["namespace"] = "art".into();
+    service
+}
+
+/// A Service is there that the cache does not know as the deployment's.
+fn with_service(service: Value) -> impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync {
+    move |call| {
+        let path = format!("/services/{}", service["metadata"]["name"].as_str()?);
+        (call.method == Method::GET && call.path.ends_with(&path)).then(|| (200, service.clone()))
+    }
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_left_alone_and_nothing_is_made_beside_it() {
+    let of_a_team = json!({"uid": "theirs", "labels": {"team": "core-banking"}});
+    let stage = Stage::new(&[], &[], with_service(service("fox", of_a_team)));
+    let error = stage.reconcile(owner()).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Outside);
+    assert_eq!(stage.applied(), [Value::Null; 0]);
+    let deleted = stage.calls().into_iter();
+    assert_eq!(
+        deleted.filter(|call| call.method == Method::DELETE).count(),
+        0
+    );
+    let status = stage.status();
+    let accepted = condition(&status, "Accepted");
+    assert_eq!(accepted["reason"], "NameTaken");
+    let message = accepted["message"].as_str().unwrap();
+    assert!(message.starts_with("Service fox exists"), "{message}");
+}
+
+#[tokio::test]
+async fn a_missing_child_is_created_and_never_applied() {
+    let stage = Stage::new(&[], &[], |_| None);
+    stage.reconcile(owner()).await.unwrap();
+    let writes = stage.calls().into_iter().filter(|call| {
+        !call.path.ends_with("/status")
+            && !call.path.ends_with("/events")
+            && call.method != Method::GET
+    });
+    for call in writes {
+        assert_eq!(call.method, Method::POST, "{}", call.path);
+        assert!(
+            call.query.contains("fieldManager=zimage-operator"),
+            "{}",
+            call.query
+        );
+        let owners = &call.body["metadata"]["ownerReferences"];
+        assert_eq!(owners[0]["blockOwnerDeletion"], true);
+    }
+}
+
+#[tokio::test]
+async fn what_a_deleted_deployment_left_behind_is_taken_again_by_its_identity() {
+    let left = json!({"uid": "left", "resourceVersion": "7",
+        "labels": {"app.kubernetes.io/managed-by": "zimage-operator", "app.kubernetes.io/instance": "fox"},
+        "managedFields": [{"manager": "zimage-operator", "operation": "Update", "apiVersion": "v1"}]});
+    let stage = Stage::new(&[], &[], with_service(service("fox", left)));
+    stage.reconcile(owner()).await.unwrap();
+    let calls = stage.calls().into_iter();
+    let patches: Vec<_> = calls
+        .filter(|call| call.path.ends_with("/services/fox") && call.method == Method::PATCH)
+        .collect();
+    assert_eq!(patches.len(), 2);
+    assert_eq!(
+        patches[0].body["metadata"]["managedFields"][0]["operation"],
+        "Apply"
+    );
+    assert_eq!(patches[1].body["metadata"]["uid"], "left");
+    assert_eq!(
+        patches[1].body["metadata"]["ownerReferences"][0]["uid"],
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_status_is_written_for_this_very_deployment_and_on_the_version_that_was_read() {
+    let stage = Stage::new(&[], &[], |_| None);
+    let mut known = owner();
+    known.metadata.resource_version = Some("41".to_owned());
+    stage.reconcile(known).await.unwrap();
+    let calls = stage.calls();
+    let written = calls.iter().rfind(|call| call.path.ends_with("/status"));
+    let metadata = &written.unwrap().body["metadata"];
+    assert_eq!(metadata, &json!({"uid": "1", "resourceVersion": "41"}));
+}
+
+#[tokio::test]
+async fn a_deployment_does_not_inherit_what_was_written_for_one_of_its_name_before_it() {
+    let stage = Stage::new(&[], &[], |_| None);
+    stage.reconcile(owner()).await.unwrap();
+    let mut again = owner();
+    again.metadata.uid = Some("2".to_owned());
+    assert_eq!(
+        stage.context.last_status(&again),
+        ZImageDeploymentStatus::default()
+    );
+    assert_ne!(
+        stage.context.last_status(&owner()),
+        ZImageDeploymentStatus::default()
+    );
+}
+
+#[tokio::test]
+async fn a_child_that_something_else_sets_again_and_again_is_told_and_the_others_go_on() {
+    let first = Stage::new(&[], &[], |_| None);
+    first.reconcile(owner()).await.unwrap();
+    let mut children = first.applied();
+    for child in &mut children {
+        if child["kind"] == "Deployment" && child["metadata"]["name"] == "fox-primary" {
+            child["spec"]["replicas"] = json!(7);
+        }
+    }
+    let second = Stage::new(&children, &[], |_| None);
+    for _ in 0..5 {
+        second.reconcile(owner()).await.unwrap();
+    }
+    let writes = second.applied().len();
+    let error = second.reconcile(owner()).await.unwrap_err();
+    assert_eq!(second.applied().len(), writes);
+    assert_eq!(error.reason(), zimage_crds::Reason::Contested);
+    let message = error.message();
+    assert!(
+        message.contains("spec.replicas of Deployment fox-primary"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_a_pod_still_uses_stays() {
+    let first = Stage::new(&[], &[], |_| None);
+    first.reconcile(owner()).await.unwrap();
+    let mut children = first.applied();
+    let mut old = children[0].clone();
+    assert_eq!(old["kind"], "ServiceAccount");
+    old["metadata"]["name"] = "fox-gateway".into();
+    children.push(old);
+    let deletes = async |pods: &[Pod]| {
+        let stage = Stage::new(&children, pods, |_| None);
+        stage.reconcile(owner()).await.unwrap();
+        let calls = stage.calls().into_iter();
+        calls.filter(|call| call.method == Method::DELETE).count()
+    };
+    let mut pod = ready_pod(Part::Gateway);
+    pod.spec.get_or_insert_default().service_account_name = Some("fox-gateway".to_owned());
+    assert_eq!(deletes(&[pod]).await, 0);
+    assert_eq!(deletes(&[ready_pod(Part::Gateway)]).await, 1);
+}
+
 /// The API server gives the gateway's account this UID when it is applied.
 fn with_account(uid: &'static str) -> impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync {
     move |call| {
-        let is_account = call.path.ends_with("/serviceaccounts/fox-gateway");
         let mut account = call.body.clone();
+        let is_account = is_write_of(call, "serviceaccounts")
+            && account["metadata"]["name"] == Part::Gateway.account(&owner());
         account["metadata"]["uid"] = uid.into();
         is_account.then_some((200, account))
     }
@@ -225,7 +395,8 @@ async fn gateway_pods_go_with_the_account_whose_token_they_hold() {
 
     // The account is deleted; what the others were applied with is still there.
     let is_account = |child: &Value| {
-        child["kind"] == "ServiceAccount" && child["metadata"]["name"] == "fox-gateway"
+        child["kind"] == "ServiceAccount"
+            && child["metadata"]["name"] == Part::Gateway.account(&owner())
     };
     let left: Vec<Value> = first
         .applied()

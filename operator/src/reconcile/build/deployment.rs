@@ -81,7 +81,7 @@ fn pod_spec(
     container: Container,
 ) -> PodSpec {
     PodSpec {
-        service_account_name: Some(part.name(owner)),
+        service_account_name: Some(part.account(owner)),
         // Variables with the addresses of every Service of the namespace: nobody reads them.
         enable_service_links: Some(false),
         containers: vec![container],

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use zimage_crds::{Tier, ZImageDeployment, labels};
 
@@ -21,11 +22,33 @@ pub enum Part {
 impl Part {
     /// The name of the part's objects.
     pub fn name(self, owner: &ZImageDeployment) -> String {
-        let suffix = match self {
+        self.name_of(&owner.name_any())
+    }
+
+    /// The name of the part's objects in a deployment of this name.
+    pub fn name_of(self, deployment: &str) -> String {
+        format!("{deployment}-{}", self.suffix())
+    }
+
+    /// The name of the part's ServiceAccount, and of its rights. Nobody would give one by chance: an account of somebody else
+    /// must never be in the place of the part's.
+    pub fn account(self, owner: &ZImageDeployment) -> String {
+        let name = self.name(owner);
+        let of = format!("{}/{name}", owner.namespace().unwrap_or_default());
+        let hash = Sha256::digest(of.as_bytes());
+        let hash: String = hash
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("zimage-{name}-{hash}")
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
             Self::Server(tier) => tier.as_str(),
             Self::Gateway => "gateway",
-        };
-        format!("{}-{suffix}", owner.name_any())
+        }
     }
 
     const fn component(self) -> &'static str {
@@ -98,10 +121,18 @@ impl Part {
             name: Some(name),
             namespace: owner.namespace(),
             labels: Some(self.labels(owner)),
-            owner_references: owner.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: controller(owner).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         }
     }
+}
+
+/// A deployment that is deleted in the foreground goes after its children.
+fn controller(owner: &ZImageDeployment) -> Option<OwnerReference> {
+    Some(OwnerReference {
+        block_owner_deletion: Some(true),
+        ..owner.controller_owner_ref(&())?
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use zimage_crds::ZImageDeployment;
 pub(super) fn gateway(owner: &ZImageDeployment) -> Role {
     let read = || ["get", "list", "watch"].map(str::to_owned).to_vec();
     Role {
-        metadata: Part::Gateway.metadata(owner),
+        metadata: Part::Gateway.metadata_named(owner, Part::Gateway.account(owner)),
         rules: Some(vec![
             PolicyRule {
                 api_groups: Some(vec!["zimage.dev".to_owned()]),

@@ -7,9 +7,9 @@ use zimage_crds::ZImageDeployment;
 
 /// The gateway's role for the gateway's account.
 pub(super) fn gateway(owner: &ZImageDeployment) -> RoleBinding {
-    let name = Part::Gateway.name(owner);
+    let name = Part::Gateway.account(owner);
     RoleBinding {
-        metadata: Part::Gateway.metadata(owner),
+        metadata: Part::Gateway.metadata_named(owner, name.clone()),
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "Role".to_owned(),

@@ -86,11 +86,11 @@ fn a_short_spec_becomes_two_tiers_and_a_gateway() {
     assert_eq!(
         names(&built(&short())),
         [
-            "ServiceAccount/fox-gateway",
-            "ServiceAccount/fox-primary",
-            "ServiceAccount/fox-fallback",
-            "Role/fox-gateway",
-            "RoleBinding/fox-gateway",
+            "ServiceAccount/zimage-fox-gateway-77c6adfd",
+            "ServiceAccount/zimage-fox-primary-b0d1617d",
+            "ServiceAccount/zimage-fox-fallback-453db849",
+            "Role/zimage-fox-gateway-77c6adfd",
+            "RoleBinding/zimage-fox-gateway-77c6adfd",
             "NetworkPolicy/fox-gateway",
             "NetworkPolicy/fox-primary",
             "NetworkPolicy/fox-fallback",
@@ -288,9 +288,15 @@ fn every_pod_keeps_the_restricted_security_profile() {
 fn only_the_gateway_gets_a_token_and_it_may_read_its_own_deployment_alone() {
     let children = built(&short());
     let automount = |name| find(&children, name)["automountServiceAccountToken"].clone();
-    assert_eq!(automount("ServiceAccount/fox-primary"), false);
-    assert_eq!(automount("ServiceAccount/fox-gateway"), true);
-    let role = find(&children, "Role/fox-gateway");
+    assert_eq!(
+        automount("ServiceAccount/zimage-fox-primary-b0d1617d"),
+        false
+    );
+    assert_eq!(
+        automount("ServiceAccount/zimage-fox-gateway-77c6adfd"),
+        true
+    );
+    let role = find(&children, "Role/zimage-fox-gateway-77c6adfd");
     assert_eq!(role["rules"][0]["resourceNames"], json!(["fox"]));
     for rule in role["rules"].as_array().unwrap() {
         assert_eq!(rule["verbs"], json!(["get", "list", "watch"]));

@@ -90,8 +90,25 @@ pub(super) fn verdicts(
         (ConditionType::TrafficReady, traffic),
         (ConditionType::MetricsAvailable, metrics_available(seen)),
         (ConditionType::Shifted, shifted(owner, seen)),
+        (ConditionType::ImagesCurrent, images_current(seen)),
         (ConditionType::Ready, ready),
     ]
+}
+
+fn images_current(seen: &Seen<'_>) -> Verdict {
+    match seen.outdated.is_empty() {
+        true => Verdict::yes(
+            Reason::Available,
+            "every part runs the image of the spec or the operator's own",
+        ),
+        false => Verdict::no(
+            Reason::UpdateAvailable,
+            format!(
+                "{}; spec.upgradePolicy Follow rolls it out",
+                seen.outdated.join("; ")
+            ),
+        ),
+    }
 }
 
 fn tier_ready(seen: &Seen<'_>, tier: Tier) -> Verdict {

@@ -185,7 +185,7 @@ fn a_gateway_without_any_tier_has_nothing_to_send_to() {
 #[test]
 fn a_refusal_is_told_while_traffic_goes_on_following_the_pods() {
     let before = status_with([true; 3], all_rolled_out());
-    for (code, reason) in [(422, "InvalidSpec"), (403, "ApplyFailed")] {
+    for (code, reason) in [(400, "InvalidSpec"), (403, "ApplyFailed")] {
         let refusal = kube::core::Status::failure("exceeded quota", "").with_code(code);
         let error = ReconcileError::Api(kube::Error::Api(refusal.boxed()));
         let fault = Fault::of(&error);
