@@ -279,7 +279,7 @@ impl Watches<'_> {
 
     fn pods(&mut self, api: Api<Pod>) -> Store<Pod> {
         let kind = Pod::kind(&()).into_owned();
-        self.belongings(&kind, (), api, slim, |pod| owner_of_pod(pod))
+        self.belongings(&kind, (), api, slim, owner_of_pod)
     }
 
     fn children(&mut self, api: Api<DynamicObject>, kind: ApiResource) -> Store<DynamicObject> {
@@ -293,7 +293,7 @@ impl Watches<'_> {
             object.types = Some(types.clone());
         };
         let name = kind.kind.clone();
-        self.belongings(&name, kind, api, prepare, |child| owner_of_child(child))
+        self.belongings(&name, kind, api, prepare, owner_of_child)
     }
 
     /// Follows what belongs to deployments. What vanished while nothing was watched is told by no event: after each list any
