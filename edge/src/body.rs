@@ -112,7 +112,7 @@ pub async fn read<B>(
 ) -> Result<Held, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
+    B::Error: Into<BoxError>,
 {
     let client = head.extensions.get::<Client>();
     let client = client.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |client| client.0.ip());
@@ -134,7 +134,7 @@ async fn collect<B>(
 ) -> Result<Held, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
+    B::Error: Into<BoxError>,
 {
     if announced.is_some_and(|length| length > limits.bytes) {
         return Err(too_large(limits.bytes));
@@ -151,7 +151,7 @@ where
         let deadline = limits.deadline(began, bytes.len());
         let frame = match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(broken(&error)),
+            Ok(Some(Err(error))) => return Err(broken(error.into())),
             Ok(None) => break,
             Err(_) => return Err(too_slow(limits)),
         };
@@ -207,7 +207,13 @@ fn no_room() -> Refusal {
     Refusal::overloaded("overloaded", message)
 }
 
-fn broken(error: &impl std::fmt::Display) -> Refusal {
+/// Why a body ended: whoever looked into it has refused it, or the connection broke.
+fn broken(error: BoxError) -> Refusal {
+    let first: &(dyn std::error::Error + 'static) = &*error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    if let Some(refusal) = causes.find_map(|cause| cause.downcast_ref::<Refusal>()) {
+        return refusal.clone();
+    }
     tracing::debug!(%error, "a body broke off");
     Refusal::new(
         StatusCode::BAD_REQUEST,

@@ -93,6 +93,15 @@ impl Refusal {
     }
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// What looks into a body while it is read may refuse it: it ends the body with this.
+impl std::error::Error for Refusal {}
+
 /// One to three seconds, so that clients that were refused together do not come back together.
 pub fn jittered() -> Duration {
     // A new state has new keys, which are random.

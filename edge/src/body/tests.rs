@@ -63,7 +63,7 @@ impl http_body::Body for Drip {
 async fn status<B>(length: Option<usize>, body: B) -> u16
 where
     B: http_body::Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
+    B::Error: Into<BoxError>,
 {
     let read = read(&budget(), &head(length), body, BodyLimits::of(4 * MIB)).await;
     read.map_or_else(|refusal| refusal.status.as_u16(), |_| 200)

@@ -9,6 +9,7 @@
 //! Invariants: no tensor library and no async runtime is a dependency; time is a parameter.
 
 pub mod admission;
+pub mod cost;
 mod decimal;
 pub mod executor;
 pub mod fake;

@@ -44,6 +44,8 @@ pub struct Limits {
     pub max_conditioning_scale: f32,
     /// Most images of one request.
     pub max_images: u32,
+    /// Highest cost of a request, in forwards x megapixels: see [`crate::cost`].
+    pub max_cost: u32,
     /// Most condition images of one image.
     pub max_references: usize,
     /// Longest prompt in bytes. The text encoder sees 512 tokens of it; this bounds what is tokenized.
@@ -61,6 +63,8 @@ impl Default for Limits {
             max_guidance_scale: 20.0,
             max_conditioning_scale: 2.0,
             max_images: 10,
+            // Ten of the largest Base images: nine minutes of an H100.
+            max_cost: 4000,
             max_references: 4,
             max_prompt_bytes: 32 << 10,
         }

@@ -1,13 +1,16 @@
 //! What the handlers share: who this server is, and the engine once there is one.
 
 use crate::error::ApiError;
+use crate::json_body;
 use crate::metrics::HttpMetrics;
+use crate::workers::Workers;
 use axum::http::StatusCode;
 use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use zimage_core::limits::Limits;
 use zimage_core::variant::Variant;
+use zimage_edge::{Budget, BudgetOptions, Resources};
 use zimage_engine::Engine;
 
 /// Which model this server has, and for whom.
@@ -50,6 +53,8 @@ pub struct App {
     pub(crate) limits: Limits,
     pub(crate) request_timeout: Duration,
     pub(crate) metrics: HttpMetrics,
+    pub(crate) budget: Budget,
+    pub(crate) workers: Workers,
     state: Arc<RwLock<State>>,
 }
 
@@ -61,12 +66,24 @@ impl App {
         request_timeout: Duration,
         metrics: HttpMetrics,
     ) -> Self {
+        let bytes = Resources::read().body_bytes();
         Self {
             identity: Arc::new(identity),
             limits,
             request_timeout,
+            budget: budget(bytes, &metrics),
+            workers: Workers::default(),
             metrics,
             state: Arc::new(RwLock::new(State::Loading)),
+        }
+    }
+
+    /// With so much memory for bodies, images of requests that wait and answers, instead of a quarter of all.
+    #[must_use]
+    pub fn with_buffered_bytes(self, bytes: usize) -> Self {
+        Self {
+            budget: budget(bytes, &self.metrics),
+            ..self
         }
     }
 
@@ -128,4 +145,13 @@ impl App {
     fn set(&self, state: State) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
+}
+
+fn budget(total: usize, metrics: &HttpMetrics) -> Budget {
+    let options = BudgetOptions {
+        total,
+        client_parts: 4,
+        largest: json_body::MAX_BYTES,
+    };
+    Budget::new(options, metrics.edge.clone())
 }

@@ -4,9 +4,11 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::net::IpAddr;
 use std::time::Duration;
 use zimage_core::executor::ExecutorError;
 use zimage_core::limits::InvalidRequest;
+use zimage_edge::Refusal;
 use zimage_engine::SubmitError;
 
 /// Characters of a message. It may quote what the client sent, of any length.
@@ -22,6 +24,8 @@ pub(crate) struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     retry_after: Option<Duration>,
+    /// Counted and logged where it arose.
+    told: bool,
 }
 
 impl ApiError {
@@ -37,6 +41,7 @@ impl ApiError {
             param: None,
             code: None,
             retry_after: None,
+            told: false,
         }
     }
 
@@ -50,6 +55,31 @@ impl ApiError {
     /// A field that has no meaning here.
     pub(crate) fn unknown(param: &str, message: impl Into<String>) -> Self {
         Self::invalid(param, message).with_code("unknown_parameter")
+    }
+
+    /// A fault of the server. The log has its cause; the client gets nothing of it.
+    pub(crate) fn internal(task: &'static str, cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "failed to {task}");
+        let message = "the server failed to answer this request; its log says why under the answer's x-request-id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).with_code("internal_error")
+    }
+
+    /// No memory for this request now.
+    pub(crate) fn overloaded() -> Self {
+        let message = "as many requests are held as the memory allows; try again soon";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            .with_code("overloaded")
+            .with_retry_after(zimage_edge::jittered())
+    }
+
+    /// Counts and logs a request that was not taken, unless that was done where it was found. The message is left out: it
+    /// may quote the client.
+    pub(crate) fn tell(&self, client: Option<IpAddr>, metrics: &zimage_edge::Metrics) {
+        if self.told || self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            return;
+        }
+        let reason = self.code.unwrap_or("refused");
+        metrics.reject(client, &Refusal::new(self.status, reason, reason));
     }
 
     fn with_param(mut self, param: &str) -> Self {
@@ -85,14 +115,30 @@ impl IntoResponse for ApiError {
             "code": self.code,
         });
         let mut response = (self.status, Json(json!({"error": error}))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(time) = self.retry_after {
-            // Whole seconds, never 0: that would mean "at once".
-            let seconds = time.as_secs_f64().ceil().max(1.0) as u64;
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            // Whole seconds, never 0: that would mean "at once". Nobody is sent away for more than a minute.
+            let seconds = time.as_secs_f64().ceil().clamp(1.0, 60.0) as u64;
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// The edge has counted and logged it.
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let error = Self::new(refusal.status, refusal.message.into_owned());
+        Self {
+            retry_after: refusal.retry_after,
+            told: true,
+            ..error.with_code(refusal.reason)
+        }
     }
 }
 
@@ -126,19 +172,23 @@ impl From<SubmitError> for ApiError {
 
 impl From<ExecutorError> for ApiError {
     fn from(error: ExecutorError) -> Self {
-        if !matches!(error, ExecutorError::InvalidRequest { .. }) {
-            tracing::warn!(%error, "failed to make an image");
-        }
-        let message = error.to_string();
-        match error {
-            ExecutorError::InvalidRequest { field, message } => Self::invalid(field, message),
-            // Another pod, or this one later, can make the image.
-            ExecutorError::OutOfMemory(_) | ExecutorError::DeviceLost(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
-                    .with_code("unavailable")
-                    .with_retry_after(Duration::from_secs(1))
+        let message = match error {
+            ExecutorError::InvalidRequest { field, message } => {
+                return Self::invalid(field, message);
             }
-            ExecutorError::Failed(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
-        }
+            ExecutorError::Failed(cause) => return Self::internal("make an image", &cause),
+            ExecutorError::OutOfMemory(cause) => {
+                tracing::warn!(cause, "no memory on the device for an image");
+                "the device has no memory free for this request"
+            }
+            ExecutorError::DeviceLost(cause) => {
+                tracing::warn!(cause, "the device failed while it made an image");
+                "the device failed; the server starts again"
+            }
+        };
+        // Another pod, or this one later, can make the image.
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            .with_code("unavailable")
+            .with_retry_after(Duration::from_secs(1))
     }
 }

@@ -4,72 +4,140 @@ mod answer;
 mod body;
 mod control;
 mod fields;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod image_file;
 mod references;
 mod start_image;
 
 use crate::app::App;
 use crate::encode::{ImageFormat, encode};
 use crate::error::ApiError;
-use crate::json_body::JsonBody;
-use answer::Answer;
-use axum::extract::State;
+use crate::json_body;
+use answer::{Answer, Told};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use base64_simd::STANDARD;
-use body::Wish;
+use files::Memory;
 use futures::future::try_join_all;
-use zimage_engine::{Generated, Ticket};
+use zimage_core::request::ImageRequest;
+use zimage_edge::body::Held;
+use zimage_edge::{Charge, Client};
+use zimage_engine::{Engine, Places, Ticket};
 
-/// Makes the images of one request.
-pub(crate) async fn create(
-    State(app): State<App>,
-    JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    // Seeds that people read and write again: 32 bits are enough.
-    let random_seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
-    let wish = body::parse(&body, &app.identity, &app.limits, random_seed)?;
+/// Makes the images of one request. What costs more comes later: a place in the queue, the body, its fields, its files.
+pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let client = request
+        .extensions()
+        .get::<Client>()
+        .map(|client| client.0.ip());
+    let outcome = admit(&app, request).await;
+    outcome.inspect_err(|error| error.tell(client, &app.metrics.edge))
+}
+
+async fn admit(app: &App, request: Request) -> Result<Response, ApiError> {
+    let engine = app.engine()?;
+    // Before the body is asked for. No place is kept while it comes: slow clients would fill the queue.
+    engine.room()?;
+    let (head, body) = request.into_parts();
+    let held = json_body::read(&app.budget, &head, body).await?;
+    let place = engine.reserve(1)?;
     let timeout = app.request_timeout;
     let late = |_| {
         let message = format!("the images were not made within {} s", timeout.as_secs());
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).with_code("timeout")
     };
-    tokio::time::timeout(timeout, generate(&app, wish))
-        .await
-        .map_err(late)?
+    let made = async {
+        let reader = app.clone();
+        let admitted = app.workers.run(move || read(&reader, &engine, held, place));
+        generate(app, admitted.await??).await
+    };
+    tokio::time::timeout(timeout, made).await.map_err(late)?
 }
 
-async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
-    let Wish {
-        mut requests,
-        format,
-        start,
-        control,
-        references,
-    } = wish;
-    let engine = app.engine()?;
-    let Some(first) = requests.first().cloned() else {
-        return Err(ApiError::invalid("n", "n must be at least 1"));
+/// A request that can be computed, with its places in the queue and its memory.
+struct Admitted {
+    requests: Vec<ImageRequest>,
+    format: ImageFormat,
+    places: Places,
+    charge: Charge,
+}
+
+/// Reads a body's fields and then its files. Takes up to seconds: not for an async task.
+fn read(app: &App, engine: &Engine, held: Held, place: Places) -> Result<Admitted, ApiError> {
+    // Seeds that people read and write again: 32 bits are enough.
+    let random_seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
+    let wish = body::parse(&held.bytes, &app.identity, &app.limits, random_seed)?;
+    let mut requests = wish.requests;
+    refuse_late(app, engine, &requests)?;
+    let places = match requests.len() {
+        1 => place,
+        // All or none: the first one would be counted twice.
+        images => {
+            drop(place);
+            engine.reserve(images)?
+        }
     };
-    let size = (first.width, first.height);
-    let init = start_image::decode(start, size).await?;
-    let control = control::decode(control, size).await?;
-    let references = references::decode(references, app.limits).await?;
+    let size = requests
+        .first()
+        .map_or((0, 0), |first| (first.width, first.height));
+    let mut memory = Memory::new(held.charge);
+    let init = start_image::decode(wish.start, size, &mut memory)?;
+    let control = control::decode(wish.control, size, &mut memory)?;
+    let references = references::decode(&wish.references, &app.limits, &mut memory)?;
     for request in &mut requests {
         request.init.clone_from(&init);
         request.control.clone_from(&control);
         request.references.clone_from(&references);
     }
-    let tickets = engine.submit(requests)?;
+    Ok(Admitted {
+        requests,
+        format: wish.format,
+        places,
+        charge: memory.without_body(),
+    })
+}
+
+/// Refuses what would not be made in time, by what the device took before.
+fn refuse_late(app: &App, engine: &Engine, requests: &[ImageRequest]) -> Result<(), ApiError> {
+    let Some(time) = engine
+        .estimate(requests)
+        .filter(|time| *time > app.request_timeout)
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "the images would be made in about {} s, and a request has {} s here: ask for fewer steps, images or pixels, or later",
+        time.as_secs(),
+        app.request_timeout.as_secs()
+    );
+    // Another tier may be faster: a gateway passes a 503 on.
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("too_slow"))
+}
+
+async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
+    let Admitted {
+        requests,
+        format,
+        places,
+        mut charge,
+    } = admitted;
+    let Some(first) = requests.first().cloned() else {
+        return Err(ApiError::invalid("n", "n must be at least 1"));
+    };
+    let tickets = places.submit(requests)?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
     let (images, files): (Vec<_>, Vec<_>) = images.into_iter().unzip();
+    // The pixels are gone, and so are those of the request.
+    let length = files.iter().map(String::len).sum();
+    if !charge.grow(length).await {
+        return Err(ApiError::overloaded());
+    }
+    charge.shrink(length);
     let answer = Answer::new(&first, images.iter(), format);
-    let mut response = answer.with_files(files).map_err(|error| {
-        let message = format!("failed to write the answer: {error}");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-    })?;
+    let answer = answer.with_files(files, charge);
+    let mut response = answer.map_err(|error| ApiError::internal("write the answer", &error))?;
     let headers = response.headers_mut();
     headers.insert(
         "x-zimage-model",
@@ -79,17 +147,18 @@ async fn generate(app: &App, wish: Wish) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// One image and its file in base64.
-async fn image(ticket: Ticket, format: ImageFormat) -> Result<(Generated, String), ApiError> {
+/// What is told of an image, and its file in base64.
+async fn image(ticket: Ticket, format: ImageFormat) -> Result<(Told, String), ApiError> {
     let generated = ticket.image().await?;
-    let fault = |message: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message);
+    let told = Told::of(&generated);
     // Encoding has a thread of its own: the device already works on the next request.
     let encoded = tokio::task::spawn_blocking(move || {
-        let file = encode(&generated.pixels, format, &[]).map_err(|error| error.to_string())?;
-        Ok((generated, STANDARD.encode_to_string(file)))
+        encode(&generated.pixels, format, &[]).map(|file| STANDARD.encode_to_string(file))
     });
+    let fault = |error: &dyn std::fmt::Display| ApiError::internal("encode the image", error);
     match encoded.await {
-        Ok(outcome) => outcome.map_err(fault),
-        Err(error) => Err(fault(format!("failed to encode the image: {error}"))),
+        Ok(Ok(file)) => Ok((told, file)),
+        Ok(Err(error)) => Err(fault(&error)),
+        Err(error) => Err(fault(&error)),
     }
 }

@@ -88,6 +88,21 @@ impl ImageFile {
         (self.width, self.height)
     }
 
+    /// Bytes that [`Self::decode`] takes at the most, the pixels among them. For each pixel: three, and with JPEG nine of
+    /// coefficients and rows, with WebP seven of planes. JPEG's file is copied; WebP has tables.
+    pub(crate) fn decoding_bytes(&self) -> usize {
+        const OTHERS: usize = 1 << 20;
+        let pixels = (self.width as usize).saturating_mul(self.height as usize);
+        let (a_pixel, beside) = match self.kind {
+            Kind::Png => (3, 0),
+            Kind::Jpeg => (12, self.bytes.len()),
+            Kind::Webp => (10, webp::MOST_TABLE_BYTES as usize),
+        };
+        pixels
+            .saturating_mul(a_pixel)
+            .saturating_add(beside + OTHERS)
+    }
+
     /// The pixels. Takes milliseconds to seconds: not for an async task.
     ///
     /// # Errors

@@ -1,47 +1,53 @@
 //! A request's body: in time, within bounds, of the right kind.
 
 use crate::error::ApiError;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request};
+use crate::outline::Outline;
+use crate::quote::quote;
+use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use std::time::Duration;
+use futures::TryStreamExt;
+use zimage_edge::body::{BodyLimits, Held, read as read_within};
+use zimage_edge::{BoxError, Budget, Refusal};
 
 /// Largest body, the gateway's own: an image of the largest size to start from and its mask, in base64.
 pub(crate) const MAX_BYTES: usize = 32 << 20;
-/// Time that a client gets to send its body.
-const TIME: Duration = Duration::from_secs(30);
+/// What a body may have beside image files.
+const MAX_OTHERS: usize = 256 << 10;
 
-/// The bytes of a body that claims to be JSON.
-#[derive(Debug)]
-pub(crate) struct JsonBody(pub(crate) Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        read(request, TIME).await
-    }
+/// Reads the bytes of a body that claims to be JSON. What image files do not account for is refused as it comes.
+pub(crate) async fn read(budget: &Budget, head: &Parts, body: Body) -> Result<Held, ApiError> {
+    check_kind(&head.headers)?;
+    let mut outline = Outline::default();
+    let checked = body
+        .into_data_stream()
+        .map_err(BoxError::from)
+        .and_then(move |bytes| {
+            let outcome = outline.follow(&bytes, MAX_OTHERS);
+            let outcome = if outcome.is_break() {
+                Err(too_much())
+            } else {
+                Ok(bytes)
+            };
+            std::future::ready(outcome)
+        });
+    let checked = Body::from_stream(checked);
+    Ok(read_within(budget, head, checked, BodyLimits::of(MAX_BYTES)).await?)
 }
 
-async fn read(request: Request, time: Duration) -> Result<JsonBody, ApiError> {
-    check_kind(request.headers())?;
-    match tokio::time::timeout(time, Bytes::from_request(request, &())).await {
-        Ok(Ok(bytes)) => Ok(JsonBody(bytes)),
-        Ok(Err(rejection)) => Err(unread(&rejection)),
-        Err(_) => {
-            let message = format!("the body did not arrive within {} s", time.as_secs());
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message).with_code("timeout"))
-        }
-    }
+fn too_much() -> BoxError {
+    let message = format!(
+        "the body has more than {MAX_OTHERS} bytes beside the image files in image, mask, control_image and references"
+    );
+    let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+    refusal.into()
 }
 
-/// A body without a type is taken for what it must be.
+/// A body without a type is refused: a browser sends such a one for any page, without asking.
 fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let essence = kind.as_bytes().split(|byte| *byte == b';').next();
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.map_or(&b""[..], |kind| kind.as_bytes());
+    let essence = kind.split(|byte| *byte == b';').next();
     if essence
         .unwrap_or_default()
         .trim_ascii()
@@ -51,69 +57,77 @@ fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let message = format!(
         "the content type is application/json here, not {}",
-        String::from_utf8_lossy(kind.as_bytes())
+        quote(&String::from_utf8_lossy(kind))
     );
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
         .with_code("unsupported_media_type"))
 }
 
-fn unread(rejection: &BytesRejection) -> ApiError {
-    let status = rejection.status();
-    let message = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => format!("the body is larger than {MAX_BYTES} bytes"),
-        _ => "the body could not be read".to_owned(),
-    };
-    ApiError::new(status, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::Body;
+    use axum::body::Bytes;
+    use axum::http::Request;
     use axum::response::IntoResponse;
+    use zimage_edge::{BudgetOptions, Metrics};
 
-    async fn outcome(kind: Option<&str>, body: Body) -> Result<JsonBody, StatusCode> {
+    async fn outcome(kind: Option<&str>, body: impl Into<Body>) -> Result<Held, StatusCode> {
+        let options = BudgetOptions {
+            total: 256 << 20,
+            client_parts: 1,
+            largest: MAX_BYTES,
+        };
+        let budget = Budget::new(options, Metrics::default());
         let mut request = Request::post("/");
         if let Some(kind) = kind {
             request = request.header(header::CONTENT_TYPE, kind);
         }
-        let request = request.body(body).unwrap();
-        let read = read(request, Duration::from_millis(1)).await;
+        let (head, body) = request.body(body.into()).unwrap().into_parts();
+        let read = read(&budget, &head, body).await;
         read.map_err(|error| error.into_response().status())
     }
 
+    const JSON: Option<&str> = Some("application/json");
+
     #[tokio::test]
-    async fn json_is_taken_with_its_parameters_and_without_a_type() {
+    async fn json_is_taken_with_its_parameters() {
+        for kind in [JSON, Some("Application/JSON; charset=utf-8")] {
+            let held = outcome(kind, "{}").await.ok().unwrap();
+            assert_eq!(held.bytes, "{}", "{kind:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_type_and_none_are_refused() {
         for kind in [
             None,
-            Some("application/json"),
-            Some("Application/JSON; charset=utf-8"),
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded"),
+            Some(""),
+            Some("application/jsonl"),
         ] {
-            assert_eq!(
-                outcome(kind, "{}".into()).await.unwrap().0,
-                "{}",
-                "{kind:?}"
-            );
+            let status = outcome(kind, "{}").await.err();
+            assert_eq!(status, Some(StatusCode::UNSUPPORTED_MEDIA_TYPE), "{kind:?}");
         }
     }
 
-    #[tokio::test]
-    async fn another_type_is_refused() {
-        for kind in [
-            "text/plain",
-            "application/x-www-form-urlencoded",
-            "",
-            "application/jsonl",
-        ] {
-            let status = outcome(Some(kind), "{}".into()).await.unwrap_err();
-            assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind:?}");
-        }
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_not_waited_for() {
         let never = futures::stream::pending::<Result<Bytes, std::io::Error>>();
-        let status = outcome(None, Body::from_stream(never)).await.unwrap_err();
-        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+        let status = outcome(JSON, Body::from_stream(never)).await.err();
+        assert_eq!(status, Some(StatusCode::REQUEST_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn only_image_files_make_a_body_large() {
+        let of = |field: &str, bytes: usize| format!(r#"{{"{field}": "{}"}}"#, "a".repeat(bytes));
+        assert!(outcome(JSON, of("image", 20 << 20)).await.is_ok());
+        assert!(outcome(JSON, of("user", 200 << 10)).await.is_ok());
+        // Endless: it is refused without waiting for its end.
+        let endless = futures::stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(Bytes::from_static(&[b'['; 4096]))
+        });
+        let status = outcome(JSON, Body::from_stream(endless)).await.err();
+        assert_eq!(status, Some(StatusCode::PAYLOAD_TOO_LARGE));
     }
 }

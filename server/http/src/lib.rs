@@ -20,11 +20,13 @@ mod image_file;
 mod json_body;
 mod metrics;
 mod models;
+mod outline;
 mod probes;
 mod quote;
 mod request_id;
 mod routes;
 mod serve;
+mod workers;
 
 #[cfg(test)]
 mod tests;

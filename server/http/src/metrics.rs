@@ -26,6 +26,8 @@ struct Route {
 pub struct HttpMetrics {
     requests: Family<Labels, Counter>,
     duration: Family<Route, Histogram, fn() -> Histogram>,
+    /// Connections, memory that is held, and what was not taken.
+    pub(crate) edge: zimage_edge::Metrics,
 }
 
 impl Default for HttpMetrics {
@@ -34,6 +36,7 @@ impl Default for HttpMetrics {
         Self {
             requests: Family::default(),
             duration: Family::new_with_constructor(buckets),
+            edge: zimage_edge::Metrics::default(),
         }
     }
 }
@@ -52,6 +55,8 @@ impl HttpMetrics {
             Unit::Seconds,
             self.duration.clone(),
         );
+        self.edge
+            .register(registry.sub_registry_with_prefix("zimage_http"));
     }
 }
 

@@ -1,10 +1,12 @@
 //! `x-request-id`: the client's, or one of our own; in the log line and in the answer.
 
+use crate::quote::cut;
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::middleware::Next;
 use axum::response::Response;
 use std::time::Instant;
+use tracing::Instrument;
 use uuid::Uuid;
 
 const HEADER: &str = "x-request-id";
@@ -13,9 +15,11 @@ const MOST_CHARACTERS: usize = 128;
 /// Gives the request an id and writes one log line about it. The body is never logged.
 pub(crate) async fn log(request: Request, next: Next) -> Response {
     let id = accepted(request.headers().get(HEADER)).unwrap_or_else(own);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, path) = (request.method().clone(), cut(request.uri().path()));
     let began = Instant::now();
-    let mut response = next.run(request).await;
+    // Whatever is logged meanwhile carries the id.
+    let span = tracing::error_span!("request", request_id = id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span).await;
     let status = response.status().as_u16();
     let seconds = began.elapsed().as_secs_f64();
     let request_id = id.to_str().unwrap_or_default();

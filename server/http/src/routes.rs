@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::{generations, json_body, metrics, models, probes, request_id};
+use crate::quote::cut;
+use crate::{generations, metrics, models, probes, request_id};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -23,7 +24,7 @@ pub fn api(app: App) -> Router {
         .route("/readyz", get(probes::readyz))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(json_body::MAX_BYTES))
+        .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), name_the_tier))
         .layer(from_fn_with_state(app.metrics.clone(), metrics::count))
@@ -50,22 +51,18 @@ async fn show(State(registry): State<Arc<Registry>>) -> Response {
 async fn unknown_path(uri: Uri) -> ApiError {
     let message = format!(
         "there is no {}; this server has POST /v1/images/generations and GET /v1/models",
-        uri.path()
+        cut(uri.path())
     );
     ApiError::new(StatusCode::NOT_FOUND, message).with_code("unknown_url")
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    let message = format!("{} does not take {method}", uri.path());
+    let message = format!("{} does not take {}", cut(uri.path()), cut(method.as_str()));
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).with_code("method_not_supported")
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "the server failed; the log says where",
-    )
-    .into_response()
+    ApiError::internal("answer a request", &"it panicked").into_response()
 }
 
 async fn name_the_tier(State(app): State<App>, request: Request, next: Next) -> Response {

@@ -1,5 +1,7 @@
 //! The interface as its clients see it.
 
+mod admission;
+
 use crate::json_body::MAX_BYTES;
 use crate::{App, HttpMetrics, Identity, ImageFormat, api, encode};
 use axum::Router;

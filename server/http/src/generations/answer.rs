@@ -10,9 +10,25 @@ use serde::Serialize;
 use std::convert::Infallible;
 use std::time::{SystemTime, UNIX_EPOCH};
 use zimage_core::request::ImageRequest;
+use zimage_edge::Charge;
 use zimage_engine::Generated;
 
 const TRUNCATED: &str = "the prompt was cut to the 512 tokens that the text encoder reads";
+
+/// What the answer tells of an image beside its file.
+pub(super) struct Told {
+    prompt_tokens: u32,
+    truncated: bool,
+}
+
+impl Told {
+    pub(super) const fn of(image: &Generated) -> Self {
+        Self {
+            prompt_tokens: image.prompt_tokens,
+            truncated: image.truncated,
+        }
+    }
+}
 
 /// Everything but `data`, which holds the images.
 #[derive(Serialize)]
@@ -49,7 +65,7 @@ impl Answer {
     /// `request` is that of the first image.
     pub(super) fn new<'a>(
         request: &ImageRequest,
-        images: impl Iterator<Item = &'a Generated> + Clone,
+        images: impl Iterator<Item = &'a Told> + Clone,
         format: ImageFormat,
     ) -> Self {
         let tokens = images.clone().map(|image| image.prompt_tokens).max();
@@ -69,15 +85,22 @@ impl Answer {
         }
     }
 
-    /// The whole answer with the images' files in base64.
-    pub(super) fn with_files(&self, files: Vec<String>) -> serde_json::Result<Response> {
+    /// The whole answer with the images' files in base64. Their memory is given back when it was sent.
+    pub(super) fn with_files(
+        &self,
+        files: Vec<String>,
+        charge: Charge,
+    ) -> serde_json::Result<Response> {
         let parts = self.parts(files)?;
         let length: usize = parts.iter().map(Bytes::len).sum();
         let headers = [
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (CONTENT_LENGTH, HeaderValue::from(length)),
         ];
-        let parts = parts.into_iter().map(Ok::<_, Infallible>);
+        let parts = parts.into_iter().map(move |part| {
+            let _held = &charge;
+            Ok::<_, Infallible>(part)
+        });
         Ok((headers, Body::from_stream(stream::iter(parts))).into_response())
     }
 

@@ -12,7 +12,7 @@ use crate::encode::ImageFormat;
 use crate::error::ApiError;
 use crate::quote::{cut, quote};
 use axum::http::StatusCode;
-use serde_json::Value;
+use std::borrow::Cow;
 use zimage_core::limits::Limits;
 use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
 
@@ -20,6 +20,37 @@ use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
 const DEFAULT_SIDE: u32 = 1024;
 /// JPEG quality where `output_compression` is left out.
 const DEFAULT_QUALITY: u8 = 95;
+/// What a field may be called.
+pub(super) const NAMES: &[&str] = &[
+    "prompt",
+    "model",
+    "n",
+    "size",
+    "output_format",
+    "output_compression",
+    "response_format",
+    "quality",
+    "background",
+    "moderation",
+    "user",
+    "stream",
+    "partial_images",
+    "style",
+    "seed",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "cfg_normalization",
+    "cfg_truncation",
+    "image",
+    "mask",
+    "strength",
+    "control_image",
+    "controlnet_conditioning_scale",
+    "references",
+];
 const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, response_format, quality, background, \
     moderation, user, stream, and diffusers' seed, width, height, num_inference_steps, guidance_scale, negative_prompt, \
     cfg_normalization, cfg_truncation, image, mask, strength, controlnet_conditioning_scale, and control_image for a \
@@ -27,26 +58,26 @@ const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, 
 
 /// What a body asks for.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct Wish<'a> {
     /// One for each image.
     pub(super) requests: Vec<ImageRequest>,
     pub(super) format: ImageFormat,
     /// Condition images of all of them, in base64.
-    pub(super) references: Vec<String>,
+    pub(super) references: Vec<Cow<'a, str>>,
     /// What all of them start from.
-    pub(super) start: Option<StartFiles>,
+    pub(super) start: Option<StartFiles<'a>>,
     /// What all of them follow.
-    pub(super) control: Option<ControlFile>,
+    pub(super) control: Option<ControlFile<'a>>,
 }
 
 /// Reads a body. `random_seed` is used where it names none.
-pub(super) fn parse(
-    body: &[u8],
+pub(super) fn parse<'a>(
+    body: &'a [u8],
     identity: &Identity,
     limits: &Limits,
     random_seed: u64,
-) -> Result<Wish, ApiError> {
-    let mut fields = Fields::parse(body)?;
+) -> Result<Wish<'a>, ApiError> {
+    let mut fields = Fields::parse(body, NAMES)?;
     check_model(&mut fields, identity)?;
     check_openai(&mut fields)?;
     let prompt = fields.text("prompt")?.ok_or_else(|| {
@@ -61,8 +92,11 @@ pub(super) fn parse(
     let defaults = identity.variant.defaults();
     let steps = fields.integer("num_inference_steps", 1..=u64::from(limits.max_steps))?;
     let request = ImageRequest {
-        prompt,
-        negative_prompt: fields.text("negative_prompt")?.unwrap_or_default(),
+        prompt: prompt.into_owned(),
+        negative_prompt: fields
+            .text("negative_prompt")?
+            .unwrap_or_default()
+            .into_owned(),
         width,
         height,
         num_inference_steps: steps.map_or(defaults.num_inference_steps, |steps| steps as u32),
@@ -85,6 +119,7 @@ pub(super) fn parse(
     let start = start_image::take(&mut fields, control.is_some())?;
     fields.finish(KNOWN)?;
     limits.check(&request)?;
+    limits.check_cost(&request, count)?;
     let requests = (0..count)
         .map(|index| ImageRequest {
             noise: Noise { seed, index, count },
@@ -100,10 +135,10 @@ pub(super) fn parse(
     })
 }
 
-fn check_model(fields: &mut Fields, identity: &Identity) -> Result<(), ApiError> {
+fn check_model(fields: &mut Fields<'_>, identity: &Identity) -> Result<(), ApiError> {
     let names = identity.names();
     match fields.text("model")? {
-        Some(model) if !names.contains(&model.as_str()) => {
+        Some(model) if !names.contains(&&*model) => {
             let message = format!(
                 "this server has no model {}; it has {}",
                 quote(&model),
@@ -116,14 +151,14 @@ fn check_model(fields: &mut Fields, identity: &Identity) -> Result<(), ApiError>
 }
 
 /// OpenAI's fields that have one meaning here at the most.
-fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
+fn check_openai(fields: &mut Fields<'_>) -> Result<(), ApiError> {
     if fields.word("response_format", &["b64_json", "url"])? == Some("url") {
         let message =
             "response_format url is not served: this server stores no images; use b64_json";
         return Err(ApiError::invalid("response_format", message));
     }
     if let Some(quality) = fields.text("quality")?
-        && !["auto", "standard"].contains(&quality.as_str())
+        && !["auto", "standard"].contains(&&*quality)
     {
         let message = format!(
             "quality {} is not served: num_inference_steps sets the quality; use auto",
@@ -135,18 +170,12 @@ fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
         let message = "background transparent is not served: the model makes opaque images";
         return Err(ApiError::invalid("background", message));
     }
-    if let Some(style) = fields.value("style") {
-        let message = format!(
-            "style {} is not served: say it in the prompt",
-            cut(&style.to_string())
-        );
+    if let Some(style) = fields.raw("style") {
+        let message = format!("style {} is not served: say it in the prompt", cut(style));
         return Err(ApiError::invalid("style", message));
     }
-    for (name, off) in [
-        ("stream", Value::Bool(false)),
-        ("partial_images", Value::from(0)),
-    ] {
-        if fields.value(name).is_some_and(|value| value != off) {
+    for (name, off) in [("stream", "false"), ("partial_images", "0")] {
+        if fields.raw(name).is_some_and(|value| value != off) {
             let message = format!(
                 "{name} is not served: this server sends an answer whole, once its images are made; leave it out"
             );
@@ -159,8 +188,8 @@ fn check_openai(fields: &mut Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn size(fields: &mut Fields) -> Result<(u32, u32), ApiError> {
-    let side = |fields: &mut Fields, name| fields.integer(name, 1..=u64::from(u32::MAX));
+fn size(fields: &mut Fields<'_>) -> Result<(u32, u32), ApiError> {
+    let side = |fields: &mut Fields<'_>, name| fields.integer(name, 1..=u64::from(u32::MAX));
     let (width, height) = (side(fields, "width")?, side(fields, "height")?);
     let text = fields.text("size")?;
     match (text.as_deref(), width, height) {
@@ -191,7 +220,7 @@ fn size(fields: &mut Fields) -> Result<(u32, u32), ApiError> {
     }
 }
 
-fn format(fields: &mut Fields) -> Result<ImageFormat, ApiError> {
+fn format(fields: &mut Fields<'_>) -> Result<ImageFormat, ApiError> {
     let compression = fields.integer("output_compression", 0..=100)?;
     let format = fields
         .word("output_format", &["png", "jpeg", "webp"])?
@@ -211,26 +240,24 @@ fn format(fields: &mut Fields) -> Result<ImageFormat, ApiError> {
 }
 
 /// diffusers takes a boolean or a number: true is a clamp to the conditional prediction's own norm.
-fn cfg_normalization(fields: &mut Fields) -> Result<CfgNormalization, ApiError> {
-    match fields.value("cfg_normalization") {
-        None | Some(Value::Bool(false)) => Ok(CfgNormalization::Off),
-        Some(Value::Bool(true)) => Ok(CfgNormalization::Clamp(1.0)),
-        Some(value) => {
-            let fault = || {
+fn cfg_normalization(fields: &mut Fields<'_>) -> Result<CfgNormalization, ApiError> {
+    let number = match fields.raw("cfg_normalization") {
+        None | Some("false") => return Ok(CfgNormalization::Off),
+        Some("true") => return Ok(CfgNormalization::Clamp(1.0)),
+        Some(raw) => serde_json::from_str(raw)
+            .ok()
+            .filter(|number: &f64| (0.0..=100.0).contains(number))
+            .ok_or_else(|| {
                 let message = format!(
-                    "cfg_normalization must be true, false or a number from 0 to 100, not {value}"
+                    "cfg_normalization must be true, false or a number from 0 to 100, not {}",
+                    cut(raw)
                 );
                 ApiError::invalid("cfg_normalization", message)
-            };
-            let number = value
-                .as_f64()
-                .filter(|number| (0.0..=100.0).contains(number))
-                .ok_or_else(fault)?;
-            Ok(if number > 0.0 {
-                CfgNormalization::Clamp(number as f32)
-            } else {
-                CfgNormalization::Off
-            })
-        }
-    }
+            })?,
+    };
+    Ok(if number > 0.0 {
+        CfgNormalization::Clamp(number as f32)
+    } else {
+        CfgNormalization::Off
+    })
 }

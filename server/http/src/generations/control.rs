@@ -1,8 +1,9 @@
 //! The image that the new one follows: `control_image` and `controlnet_conditioning_scale`.
 
 use super::fields::Fields;
-use super::image_file;
+use super::files::{self, Memory};
 use crate::error::ApiError;
+use std::borrow::Cow;
 use zimage_core::limits::Limits;
 use zimage_core::request::{Control, DEFAULT_CONDITIONING_SCALE};
 
@@ -11,13 +12,16 @@ const SCALE: &str = "controlnet_conditioning_scale";
 
 /// A control image whose file is not decoded yet.
 #[derive(Debug, PartialEq)]
-pub(super) struct ControlFile {
-    base64: String,
+pub(super) struct ControlFile<'a> {
+    base64: Cow<'a, str>,
     conditioning_scale: f32,
 }
 
 /// Takes the fields.
-pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Option<ControlFile>, ApiError> {
+pub(super) fn take<'a>(
+    fields: &mut Fields<'a>,
+    limits: &Limits,
+) -> Result<Option<ControlFile<'a>>, ApiError> {
     let scale = fields.number(SCALE, 0.0..=f64::from(limits.max_conditioning_scale))?;
     match (fields.text(FIELD)?, scale) {
         (None, Some(_)) => {
@@ -33,38 +37,29 @@ pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Option<Contro
 }
 
 /// Decodes the file, which must have the new image's size.
-pub(super) async fn decode(
-    file: Option<ControlFile>,
+pub(super) fn decode(
+    file: Option<ControlFile<'_>>,
     size: (u32, u32),
+    memory: &mut Memory,
 ) -> Result<Option<Control>, ApiError> {
-    let Some(file) = file else {
-        return Ok(None);
-    };
-    let read = move || image_file::of_size(FIELD, &file.base64, size);
-    Ok(Some(Control {
-        pixels: image_file::decode(FIELD, read).await?,
-        conditioning_scale: file.conditioning_scale,
-    }))
+    let decoded = file.map(|file| {
+        Ok(Control {
+            pixels: files::of_size(FIELD, &file.base64, size, memory)?,
+            conditioning_scale: file.conditioning_scale,
+        })
+    });
+    decoded.transpose()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::{file, memory};
     use super::*;
-    use crate::encode::{ImageFormat, encode};
-    use base64_simd::STANDARD;
-    use zimage_core::pixels::Pixels;
+    use crate::encode::ImageFormat;
 
-    fn taken(body: &str) -> Result<Option<ControlFile>, ApiError> {
-        let mut fields = Fields::parse(body.as_bytes()).unwrap();
+    fn taken(body: &str) -> Result<Option<ControlFile<'_>>, ApiError> {
+        let mut fields = Fields::parse(body.as_bytes(), &[FIELD, SCALE]).unwrap();
         take(&mut fields, &Limits::default())
-    }
-
-    fn file(width: u32, height: u32) -> Option<ControlFile> {
-        let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
-        Some(ControlFile {
-            base64: STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap()),
-            conditioning_scale: 0.5,
-        })
     }
 
     #[test]
@@ -83,12 +78,21 @@ mod tests {
         assert!(taken(body).is_err());
     }
 
-    #[tokio::test]
-    async fn control_image_has_the_size_of_the_new_one() {
-        let control = decode(file(64, 48), (64, 48)).await.unwrap().unwrap();
+    #[test]
+    fn control_image_has_the_size_of_the_new_one() {
+        let decoded = |width, height| {
+            let base64 = file(width, height, ImageFormat::Png).into();
+            let conditioning_scale = 0.5;
+            let file = ControlFile {
+                base64,
+                conditioning_scale,
+            };
+            decode(Some(file), (64, 48), &mut memory(1 << 30))
+        };
+        let control = decoded(64, 48).unwrap().unwrap();
         assert_eq!((control.pixels.width(), control.pixels.height()), (64, 48));
         assert_eq!(control.conditioning_scale, 0.5);
-        assert!(decode(file(48, 64), (64, 48)).await.is_err());
-        assert!(decode(None, (64, 48)).await.unwrap().is_none());
+        assert!(decoded(48, 64).is_err());
+        assert!(decode(None, (64, 48), &mut memory(0)).unwrap().is_none());
     }
 }

@@ -1,38 +1,56 @@
-//! The fields of a JSON body, taken one by one; what nobody took is refused by name.
+//! The fields of a JSON body, taken one by one. Nothing is built of a value before it is known what it must be.
 
 use crate::error::ApiError;
+use crate::quote::{cut, quote};
 use axum::http::StatusCode;
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
 use std::ops::RangeInclusive;
 
-/// The fields that were not taken yet. `null` counts as left out, as OpenAI's clients mean it.
-pub(super) struct Fields(Map<String, Value>);
+/// The known fields that were not taken yet, as they stand in the body. `null` counts as left out, as OpenAI's clients mean
+/// it. Of a field that comes twice the last one counts, as in the gateway and in Python.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    known: Vec<(&'static str, &'a RawValue)>,
+    /// The beginning of the first other field's name.
+    unknown: Option<String>,
+}
 
-impl Fields {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+impl<'a> Fields<'a> {
+    /// Reads a body, whose fields are `names`.
+    pub(super) fn parse(body: &'a [u8], names: &'static [&'static str]) -> Result<Self, ApiError> {
         let fault = |message: String| {
             ApiError::new(StatusCode::BAD_REQUEST, message).with_code("invalid_json")
         };
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(fault("the body must be a JSON object".to_owned())),
-            Err(error) => Err(fault(format!("the body is no valid JSON: {error}"))),
+        let text = std::str::from_utf8(body)
+            .map_err(|error| fault(format!("the body is no UTF-8: {error}")))?;
+        if !text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+            return Err(fault("the body must be a JSON object".to_owned()));
         }
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let fields = reader.deserialize_map(Reader(names));
+        let fields = fields.and_then(|fields| reader.end().map(|()| fields));
+        let said = |error: serde_json::Error| {
+            fault(format!(
+                "the body is no valid JSON: {}",
+                cut(&error.to_string())
+            ))
+        };
+        fields.map_err(said)
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.remove(name).filter(|value| !value.is_null())
+    /// A value as it stands in the body.
+    pub(super) fn raw(&mut self, name: &str) -> Option<&'a str> {
+        let position = self.known.iter().position(|(known, _)| *known == name)?;
+        let text = self.known.swap_remove(position).1.get();
+        (text != "null").then_some(text)
     }
 
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(ApiError::invalid(
-                name,
-                format!("{name} must be a string, not {other}"),
-            )),
-        }
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<Cow<'a, str>>, ApiError> {
+        let text = self.raw(name).map(|raw| text_of(name, raw));
+        text.transpose()
     }
 
     /// One of a few words.
@@ -46,9 +64,10 @@ impl Fields {
         };
         let found = words.iter().find(|word| **word == text);
         let fault = || {
+            let words = words.join(", ");
             ApiError::invalid(
                 name,
-                format!("{name} must be one of {}, not {text:?}", words.join(", ")),
+                format!("{name} must be one of {words}, not {}", quote(&text)),
             )
         };
         found.copied().map(Some).ok_or_else(fault)
@@ -59,21 +78,20 @@ impl Fields {
         name: &str,
         range: RangeInclusive<u64>,
     ) -> Result<Option<u64>, ApiError> {
-        let Some(value) = self.take(name) else {
+        let Some(raw) = self.raw(name) else {
             return Ok(None);
         };
         let fault = || {
             let (start, end) = range.clone().into_inner();
-            ApiError::invalid(
-                name,
-                format!("{name} must be an integer from {start} to {end}, not {value}"),
-            )
+            let message = format!(
+                "{name} must be an integer from {start} to {end}, not {}",
+                cut(raw)
+            );
+            ApiError::invalid(name, message)
         };
-        value
-            .as_u64()
-            .filter(|value| range.contains(value))
-            .map(Some)
-            .ok_or_else(fault)
+        let value = serde_json::from_str(raw).ok();
+        let value = value.filter(|value| range.contains(value));
+        value.map(Some).ok_or_else(fault)
     }
 
     pub(super) fn number(
@@ -81,36 +99,165 @@ impl Fields {
         name: &str,
         range: RangeInclusive<f64>,
     ) -> Result<Option<f32>, ApiError> {
-        let Some(value) = self.take(name) else {
+        let Some(raw) = self.raw(name) else {
             return Ok(None);
         };
         let fault = || {
             let (start, end) = range.clone().into_inner();
-            ApiError::invalid(
-                name,
-                format!("{name} must be a number from {start} to {end}, not {value}"),
-            )
+            let message = format!(
+                "{name} must be a number from {start} to {end}, not {}",
+                cut(raw)
+            );
+            ApiError::invalid(name, message)
         };
-        let number = value
-            .as_f64()
+        let value = serde_json::from_str(raw).ok();
+        let value = value
             .filter(|value| range.contains(value))
             .ok_or_else(fault)?;
-        Ok(Some(number as f32))
+        Ok(Some(value as f32))
     }
 
-    /// A value that the caller looks at itself.
-    pub(super) fn value(&mut self, name: &str) -> Option<Value> {
-        self.take(name)
-    }
-
-    /// Refuses what nobody took.
+    /// Refuses a field that is not known.
     pub(super) fn finish(self, known: &str) -> Result<(), ApiError> {
-        match self.0.keys().next() {
+        match self.unknown {
             None => Ok(()),
-            Some(name) => Err(ApiError::unknown(
-                name,
-                format!("unknown field {name:?}; known are {known}"),
-            )),
+            Some(name) => {
+                let message = format!("unknown field {}; known are {known}", quote(&name));
+                Err(ApiError::unknown(&name, message))
+            }
         }
+    }
+}
+
+/// A string, copied only where it has escapes.
+pub(super) fn text_of<'a>(name: &str, raw: &'a str) -> Result<Cow<'a, str>, ApiError> {
+    if !raw.starts_with('"') {
+        let message = format!("{name} must be a string, not {}", cut(raw));
+        return Err(ApiError::invalid(name, message));
+    }
+    if let Ok(text) = serde_json::from_str::<&str>(raw) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let text: serde_json::Result<String> = serde_json::from_str(raw);
+    text.map(Cow::Owned).map_err(|error| {
+        let message = format!("{name} is no valid text: {}", cut(&error.to_string()));
+        ApiError::invalid(name, message)
+    })
+}
+
+/// Reads an object whose fields may be these.
+struct Reader(&'static [&'static str]);
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields {
+            known: Vec::new(),
+            unknown: None,
+        };
+        while let Some(name) = object.next_key_seed(Name(self.0))? {
+            match name {
+                Ok(name) => {
+                    let value = object.next_value()?;
+                    fields.known.retain(|(known, _)| *known != name);
+                    fields.known.push((name, value));
+                }
+                Err(name) => {
+                    object.next_value::<IgnoredAny>()?;
+                    fields.unknown.get_or_insert(name);
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A field's name: one of these, or the beginning of another.
+struct Name(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Result<&'static str, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = Result<&'static str, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        let known = self.0.iter().find(|known| **known == name);
+        Ok(known.copied().ok_or_else(|| cut(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: &[&str] = &["prompt", "n"];
+
+    fn parse(body: &str) -> Result<Fields<'_>, ApiError> {
+        Fields::parse(body.as_bytes(), NAMES)
+    }
+
+    #[test]
+    fn the_last_of_two_fields_counts_and_null_is_none() {
+        let mut fields = parse(r#"{"prompt": "a", "n": 1, "prompt": "b", "n": null}"#).unwrap();
+        assert_eq!(fields.text("prompt").unwrap().unwrap(), "b");
+        assert_eq!(fields.integer("n", 1..=9).unwrap(), None);
+        assert!(fields.finish("").is_ok());
+    }
+
+    #[test]
+    fn texts_are_borrowed_unless_they_have_escapes() {
+        let mut fields = parse(r#"{"prompt": "橘猫"}"#).unwrap();
+        assert!(matches!(
+            fields.text("prompt"),
+            Ok(Some(Cow::Borrowed("橘猫")))
+        ));
+        let mut fields = parse(r#"{"prompt": "a\/b\u00e9"}"#).unwrap();
+        assert_eq!(fields.text("prompt").unwrap().unwrap(), "a/bé");
+        let mut fields = parse(r#"{"prompt": "\ud800"}"#).unwrap();
+        assert!(fields.text("prompt").is_err());
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_and_its_value_never_built() {
+        let deep = format!(
+            r#"{{"x": {}1{}, "y": 1}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        let fields = parse(&deep).unwrap();
+        assert_eq!(fields.unknown.as_deref(), Some("x"));
+        let long = format!(r#"{{"{}": 1}}"#, "é".repeat(100_000));
+        assert!(parse(&long).unwrap().unknown.unwrap().chars().count() < 110);
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_from_what_is_no_json() {
+        for (body, said) in [
+            ("[]", "object"),
+            ("7", "object"),
+            ("{", "JSON"),
+            ("", "JSON"),
+            ("{} x", "JSON"),
+            (r#"{"n": 01}"#, "JSON"),
+        ] {
+            let error = format!("{:?}", parse(body).unwrap_err());
+            assert!(error.contains(said), "{body}: {error}");
+        }
+        assert!(Fields::parse(b"{\"prompt\": \"\xff\"}", NAMES).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::body::parse;
 use crate::app::Identity;
+use crate::image_file::ImageFile;
 use zimage_core::limits::Limits;
 use zimage_core::variant::Variant;
 
@@ -19,5 +20,20 @@ pub fn body(data: &[u8]) {
     assert!((1..=limits.max_images as usize).contains(&wish.requests.len()));
     for request in &wish.requests {
         assert_eq!(limits.check(request), Ok(()), "{request:?}");
+    }
+}
+
+/// An image file, decoded when it has up to a megapixel. Panics when it takes more memory than was announced for it, as far
+/// as the target's allocator counts, or has other pixels than it said.
+pub fn image_file(data: &[u8]) {
+    let Ok(file) = ImageFile::read(data.to_vec()) else {
+        return;
+    };
+    let (width, height) = file.size();
+    if u64::from(width) * u64::from(height) > 1 << 20 {
+        return;
+    }
+    if let Ok(pixels) = file.decode() {
+        assert_eq!((pixels.width(), pixels.height()), (width, height));
     }
 }

@@ -1,9 +1,10 @@
 //! The condition images of a body: files in base64, alone or as data URLs.
 
-use super::fields::Fields;
-use super::image_file;
+use super::fields::{Fields, text_of};
+use super::files::{self, Memory};
 use crate::error::ApiError;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 use zimage_core::limits::Limits;
 use zimage_core::pixels::Pixels;
@@ -11,13 +12,16 @@ use zimage_core::pixels::Pixels;
 const FIELD: &str = "references";
 
 /// The files' texts, not decoded yet.
-pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, ApiError> {
-    let fault = || ApiError::invalid(FIELD, "references must be a list of image files in base64");
-    let files = match fields.value(FIELD) {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(files)) => files,
-        Some(_) => return Err(fault()),
+pub(super) fn take<'a>(
+    fields: &mut Fields<'a>,
+    limits: &Limits,
+) -> Result<Vec<Cow<'a, str>>, ApiError> {
+    let Some(raw) = fields.raw(FIELD) else {
+        return Ok(Vec::new());
     };
+    let files: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| {
+        ApiError::invalid(FIELD, "references must be a list of image files in base64")
+    })?;
     if files.len() > limits.max_references {
         let message = format!(
             "references has {} images, at most {} are taken",
@@ -26,62 +30,52 @@ pub(super) fn take(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, 
         );
         return Err(ApiError::invalid(FIELD, message));
     }
-    let text = |file: Value| match file {
-        Value::String(text) => Ok(text),
-        _ => Err(fault()),
-    };
-    files.into_iter().map(text).collect()
+    let texts = files.into_iter().map(|file| text_of(FIELD, file.get()));
+    texts.collect()
 }
 
 /// The files' pixels: together no more than an image may have, so that a small body never takes much memory.
-pub(super) async fn decode(
-    files: Vec<String>,
-    limits: Limits,
+pub(super) fn decode(
+    files: &[Cow<'_, str>],
+    limits: &Limits,
+    memory: &mut Memory,
 ) -> Result<Vec<Arc<Pixels>>, ApiError> {
-    if files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let read = move || {
-        let mut left = limits.max_pixels;
-        let file = |text: &String| decode_one(text, &mut left).map(Arc::new);
-        files.iter().map(file).collect()
+    let mut left = limits.max_pixels;
+    let one = |file: &Cow<'_, str>| {
+        files::decode(FIELD, file, memory, |width, height| {
+            left = left
+                .checked_sub(u64::from(width) * u64::from(height))
+                .ok_or_else(|| {
+                    format!("has an entry of {width}x{height} pixels: that is too many, shrink it")
+                })?;
+            Ok(())
+        })
     };
-    image_file::decode(FIELD, read).await
-}
-
-/// `left` are the pixels that may still come; those of this image are taken off.
-fn decode_one(text: &str, left: &mut u64) -> Result<Pixels, String> {
-    let pixels = image_file::pixels(text, |width, height| {
-        *left = left
-            .checked_sub(u64::from(width) * u64::from(height))
-            .ok_or_else(|| format!("has {width}x{height} pixels: that is too many, shrink it"))?;
-        Ok(())
-    });
-    pixels.map_err(|problem| format!("an entry of references {problem}"))
+    files.iter().map(one).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::{file, memory};
     use super::*;
-    use crate::encode::{ImageFormat, encode};
-    use base64_simd::STANDARD;
+    use crate::encode::ImageFormat;
 
-    fn file(width: u32, height: u32) -> String {
-        let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
-        STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+    fn taken(body: &str) -> Result<Vec<Cow<'_, str>>, ApiError> {
+        let mut fields = Fields::parse(body.as_bytes(), &[FIELD]).unwrap();
+        take(&mut fields, &Limits::default())
     }
 
-    fn taken(body: &str) -> Result<Vec<String>, ApiError> {
-        take(
-            &mut Fields::parse(body.as_bytes()).unwrap(),
-            &Limits::default(),
-        )
+    fn png(width: u32, height: u32) -> Cow<'static, str> {
+        file(width, height, ImageFormat::Png).into()
     }
 
-    #[tokio::test]
-    async fn files_are_taken_alone_and_as_data_urls() {
-        let files = vec![file(5, 3), format!("data:image/png;base64,{}", file(4, 2))];
-        let pixels = decode(files, Limits::default()).await.unwrap();
+    #[test]
+    fn files_are_taken_alone_and_as_data_urls() {
+        let files = [
+            png(5, 3),
+            format!("data:image/png;base64,{}", png(4, 2)).into(),
+        ];
+        let pixels = decode(&files, &Limits::default(), &mut memory(1 << 30)).unwrap();
         let sizes: Vec<_> = pixels
             .iter()
             .map(|pixels| (pixels.width(), pixels.height(), pixels.rgb()[0]))
@@ -91,9 +85,13 @@ mod tests {
 
     #[test]
     fn images_share_the_pixels_that_one_request_may_have() {
-        let mut left = 100;
-        assert!(decode_one(&file(8, 8), &mut left).is_ok());
-        let problem = decode_one(&file(8, 8), &mut left).unwrap_err();
+        let limits = Limits {
+            max_pixels: 100,
+            ..Limits::default()
+        };
+        assert!(decode(&[png(8, 8)], &limits, &mut memory(1 << 30)).is_ok());
+        let refused = decode(&[png(8, 8), png(8, 8)], &limits, &mut memory(1 << 30));
+        let problem = format!("{:?}", refused.unwrap_err());
         assert!(
             problem.contains("8x8 pixels: that is too many"),
             "{problem}"
@@ -106,5 +104,6 @@ mod tests {
         assert!(taken(r#"{"references": null}"#).unwrap().is_empty());
         assert_eq!(taken(r#"{"references": ["a", "b"]}"#).unwrap(), ["a", "b"]);
         assert!(taken(r#"{"references": ["", "", "", "", ""]}"#).is_err());
+        assert!(taken(r#"{"references": ["a", 7]}"#).is_err());
     }
 }

@@ -1,8 +1,9 @@
 //! The image that a new one starts from: `image`, `mask` and `strength`.
 
 use super::fields::Fields;
-use super::image_file;
+use super::files::{self, Memory};
 use crate::error::ApiError;
+use std::borrow::Cow;
 use zimage_core::request::{InitImage, default_strength};
 
 const IMAGE: &str = "image";
@@ -11,14 +12,17 @@ const STRENGTH: &str = "strength";
 
 /// An image and a mask whose files are not decoded yet.
 #[derive(Debug, PartialEq)]
-pub(super) struct StartFiles {
-    image: String,
-    mask: Option<String>,
+pub(super) struct StartFiles<'a> {
+    image: Cow<'a, str>,
+    mask: Option<Cow<'a, str>>,
     strength: f32,
 }
 
 /// Takes the fields. `followed` says that there is a control image too.
-pub(super) fn take(fields: &mut Fields, followed: bool) -> Result<Option<StartFiles>, ApiError> {
+pub(super) fn take<'a>(
+    fields: &mut Fields<'a>,
+    followed: bool,
+) -> Result<Option<StartFiles<'a>>, ApiError> {
     let strength = fields.number(STRENGTH, 0.0..=1.0)?;
     let (image, mask) = (fields.text(IMAGE)?, fields.text(MASK)?);
     let alone = |field| ApiError::invalid(field, format!("{field} needs {IMAGE}"));
@@ -35,48 +39,34 @@ pub(super) fn take(fields: &mut Fields, followed: bool) -> Result<Option<StartFi
 }
 
 /// Decodes the files, which must have the new image's size.
-pub(super) async fn decode(
-    files: Option<StartFiles>,
+pub(super) fn decode(
+    files: Option<StartFiles<'_>>,
     size: (u32, u32),
+    memory: &mut Memory,
 ) -> Result<Option<InitImage>, ApiError> {
-    let Some(StartFiles {
-        image,
-        mask,
-        strength,
-    }) = files
-    else {
-        return Ok(None);
-    };
-    let read = move || image_file::of_size(IMAGE, &image, size);
-    let pixels = image_file::decode(IMAGE, read).await?;
-    let mask = match mask {
-        Some(mask) => {
-            let read = move || image_file::of_size(MASK, &mask, size);
-            Some(image_file::decode(MASK, read).await?)
-        }
-        None => None,
-    };
-    Ok(Some(InitImage {
-        pixels,
-        strength,
-        mask,
-    }))
+    let decoded = files.map(|files| {
+        let pixels = files::of_size(IMAGE, &files.image, size, memory)?;
+        let mask = files
+            .mask
+            .map(|mask| files::of_size(MASK, &mask, size, memory));
+        Ok(InitImage {
+            pixels,
+            strength: files.strength,
+            mask: mask.transpose()?,
+        })
+    });
+    decoded.transpose()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::{file, memory};
     use super::*;
-    use crate::encode::{ImageFormat, encode};
-    use base64_simd::STANDARD;
-    use zimage_core::pixels::Pixels;
+    use crate::encode::ImageFormat;
 
-    fn taken(body: &str, followed: bool) -> Result<Option<StartFiles>, ApiError> {
-        take(&mut Fields::parse(body.as_bytes()).unwrap(), followed)
-    }
-
-    fn file(width: u32, height: u32) -> String {
-        let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
-        STANDARD.encode_to_string(encode(&pixels, ImageFormat::Png, &[]).unwrap())
+    fn taken(body: &str, followed: bool) -> Result<Option<StartFiles<'_>>, ApiError> {
+        let mut fields = Fields::parse(body.as_bytes(), &[IMAGE, MASK, STRENGTH]).unwrap();
+        take(&mut fields, followed)
     }
 
     #[test]
@@ -95,30 +85,22 @@ mod tests {
         assert!(taken(r#"{"image": "a", "strength": 1.5}"#, false).is_err());
     }
 
-    #[tokio::test]
-    async fn image_and_mask_have_the_size_of_the_new_image() {
-        let files = |image, mask| {
-            Some(StartFiles {
-                image,
-                mask: Some(mask),
+    #[test]
+    fn image_and_mask_have_the_size_of_the_new_image() {
+        let decoded = |image: (u32, u32), mask: (u32, u32)| {
+            let png = |(width, height)| Cow::from(file(width, height, ImageFormat::Png));
+            let files = StartFiles {
+                image: png(image),
+                mask: Some(png(mask)),
                 strength: 0.5,
-            })
+            };
+            decode(Some(files), (64, 48), &mut memory(1 << 30))
         };
-        let size = (64, 48);
-        let right = decode(files(file(64, 48), file(64, 48)), size).await;
-        let right = right.unwrap().unwrap();
+        let right = decoded((64, 48), (64, 48)).unwrap().unwrap();
         assert_eq!(right.strength, 0.5);
         assert_eq!(right.mask.unwrap().width(), 64);
-        assert!(
-            decode(files(file(48, 64), file(64, 48)), size)
-                .await
-                .is_err()
-        );
-        assert!(
-            decode(files(file(64, 48), file(48, 64)), size)
-                .await
-                .is_err()
-        );
-        assert!(decode(None, size).await.unwrap().is_none());
+        assert!(decoded((48, 64), (64, 48)).is_err());
+        assert!(decoded((64, 48), (48, 64)).is_err());
+        assert!(decode(None, (64, 48), &mut memory(0)).unwrap().is_none());
     }
 }

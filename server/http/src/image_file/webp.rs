@@ -5,6 +5,8 @@ mod lossless;
 use super::{Kept, Problem, array, unreadable};
 use std::ops::Range;
 
+pub(super) use lossless::MOST_TABLE_BYTES;
+
 /// `RIFF`, the file's size, `WEBP`.
 const HEADER: usize = 12;
 /// A chunk's kind and length.

@@ -35,6 +35,7 @@ async fn start(
     };
     let limits = Limits {
         max_steps: u32::MAX,
+        max_cost: u32::MAX,
         ..Limits::default()
     };
     let app = App::new(identity, limits, ENDLESS, HttpMetrics::default());
@@ -102,7 +103,7 @@ fn generation(steps: u32) -> String {
     let length = body.len();
     format!(
         "POST /v1/images/generations HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-         content-length: {length}\r\n\r\n{body}"
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }
 

@@ -7,7 +7,7 @@
 use super::super::{Problem, unreadable};
 
 /// Bytes that a file's tables take at the most. libwebp writes up to 2600 groups, of some kilobytes each.
-const MOST_TABLE_BYTES: u64 = 32 << 20;
+pub(in super::super) const MOST_TABLE_BYTES: u64 = 32 << 20;
 
 const SIGNATURE: u32 = 0x2f;
 /// Literals of green; behind them lengths, behind those the colour cache.
