@@ -151,7 +151,8 @@ async fn a_gateway_whose_account_was_made_again_is_replaced() -> anyhow::Result<
             Ok(replaced.then_some(()))
         })
         .await?;
-        scene.ready().await
+        scene.ready().await?;
+        Ok(())
     })
     .await
 }
