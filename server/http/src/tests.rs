@@ -439,7 +439,7 @@ async fn a_lost_device_gives_a_retryable_error_and_a_restart() {
         get(&app, "/healthz").await.status,
         StatusCode::SERVICE_UNAVAILABLE
     );
-    assert_eq!(get(&app, "/readyz").await.body, "the device failed");
+    assert_eq!(get(&app, "/readyz").await.body, "the device failed: XID 79");
 }
 
 #[tokio::test]
