@@ -7,6 +7,8 @@ use std::io::Cursor;
 const SIGNATURE: usize = 8;
 /// A chunk's length, kind and checksum.
 const AROUND: usize = 12;
+/// `IEND` with its length and checksum.
+const END: [u8; 12] = *b"\0\0\0\0IEND\xaeB`\x82";
 /// The longest palette and transparency.
 const MOST_PALETTE: usize = 768;
 
@@ -38,6 +40,8 @@ pub(super) fn strip(file: &mut Vec<u8>) -> Result<(u32, u32), Problem> {
         at = end;
     }
     kept.finish();
+    // The decoder gives the last rows out when it sees that the data has ended.
+    file.extend(END);
     Ok((width, height))
 }
 

@@ -163,6 +163,21 @@ fn every_kind_of_png_becomes_rgb_of_eight_bits() {
     }
 }
 
+/// So little data that the decoder has not given out a row when it is all read.
+#[test]
+fn a_png_of_a_few_bytes_has_all_its_rows() {
+    let mut bytes = Vec::new();
+    let mut encoder = ::png::Encoder::new(&mut bytes, 64, 64);
+    encoder.set_color(::png::ColorType::Rgba);
+    encoder.set_depth(::png::BitDepth::Sixteen);
+    encoder.set_compression(::png::Compression::High);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(&[0x80; 64 * 64 * 8]).unwrap();
+    writer.finish().unwrap();
+    let decoded = ImageFile::read(bytes).unwrap().decode().unwrap();
+    assert!(decoded.rgb().iter().all(|level| *level == 0x80));
+}
+
 #[test]
 fn an_interlaced_png_has_its_pixels_in_place() {
     // Adam7's seven passes of a 2x2 image: pixels (0, 0), then (1, 0), then the second row.
