@@ -296,6 +296,20 @@ impl Metrics {
     }
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn labels(deployment: &ObjectRef<ZImageDeployment>, tier: Tier) -> TierLabels {
+    TierLabels {
+        namespace: deployment.namespace.clone().unwrap_or_default(),
+        name: deployment.name.clone(),
+        tier: tier.as_str(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,19 +340,5 @@ mod tests {
         metrics.forget(&ObjectRef::from_obj(&owner));
         let left = metrics.text().unwrap();
         assert!(!left.contains("\"fox\""), "{left}");
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn labels(deployment: &ObjectRef<ZImageDeployment>, tier: Tier) -> TierLabels {
-    TierLabels {
-        namespace: deployment.namespace.clone().unwrap_or_default(),
-        name: deployment.name.clone(),
-        tier: tier.as_str(),
     }
 }

@@ -87,7 +87,7 @@ impl Stage {
     }
 
     async fn reconcile(&self, owner: ZImageDeployment) -> Result<Option<Duration>, ReconcileError> {
-        reconcile(Arc::new(owner), Arc::clone(&self.context)).await
+        Box::pin(reconcile(Arc::new(owner), Arc::clone(&self.context))).await
     }
 
     fn calls(&self) -> Vec<Call> {
