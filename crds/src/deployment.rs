@@ -1,5 +1,6 @@
 //! The custom resource itself.
 
+use crate::limits::LimitsSpec;
 use crate::status::ZImageDeploymentStatus;
 use crate::tier::{SchedulingSpec, TierSpec};
 use crate::traffic::TrafficSpec;
@@ -59,6 +60,9 @@ pub struct ZImageDeploymentSpec {
     /// (the condition `ImagesCurrent` tells that there is a newer one), `Follow` rolls them out to its default. Default: `Keep`.
     #[serde(default)]
     pub upgrade_policy: UpgradePolicy,
+    /// What one request may ask for. Unset: the servers' own bounds.
+    #[serde(default)]
+    pub limits: LimitsSpec,
     /// True: the operator changes nothing for this object, neither pods nor weights. Default: false.
     #[serde(default)]
     pub paused: bool,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ZImageDeployment
-//! ├── spec     primary, fallback (tiers) · gateway · traffic · paused     what a user asks for
+//! ├── spec     primary, fallback (tiers) · gateway · traffic · limits · paused   what a user asks for
 //! └── status   conditions · tiers · traffic (weights, state, reason)      what the operator decided
 //! ```
 //!
@@ -18,6 +18,7 @@
 mod condition;
 mod deployment;
 pub mod labels;
+mod limits;
 mod status;
 mod tier;
 mod traffic;
@@ -27,6 +28,7 @@ mod documentation;
 
 pub use condition::{ConditionType, Reason};
 pub use deployment::{GatewaySpec, UpgradePolicy, ZImageDeployment, ZImageDeploymentSpec};
+pub use limits::LimitsSpec;
 pub use status::{GatewayStatus, TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};
 pub use tier::{
     Device, EngineSpec, GpuSpec, ModelSource, ModelSpec, PersistentVolumeClaimSource, Precision,

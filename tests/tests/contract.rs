@@ -38,10 +38,13 @@ fn container(part: &str) -> Result<Value> {
     rendered(part, valid())
 }
 
-/// The container of a part of a deployment whose tiers have GPUs.
+/// The container of a part of a deployment whose tiers have GPUs, and whose requests have limits.
 fn container_with_gpu(part: &str) -> Result<Value> {
     let gpu = json!({"product": "NVIDIA-H800"});
-    let manifest = valid().with("spec.primary.gpu", gpu.clone());
+    let limits = json!({"maxImages": 4, "maxPixels": 1_048_576, "maxSteps": 50, "maxCost": 500});
+    let manifest = valid()
+        .with("spec.limits", limits)
+        .with("spec.primary.gpu", gpu.clone());
     rendered(part, manifest.with("spec.fallback.gpu", gpu))
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::path::Path;
-use zimage_crds::{GatewaySpec, GpuSpec, SchedulingSpec};
+use zimage_crds::{GatewaySpec, GpuSpec, LimitsSpec, SchedulingSpec};
 
 fn owner(spec: Value) -> ZImageDeployment {
     serde_json::from_value(json!({
@@ -373,6 +373,7 @@ fn everything() -> ZImageDeployment {
     owner(json!({
         "primary": tier("Turbo", every.clone()),
         "fallback": tier("Base", every),
+        "limits": {"maxImages": 4, "maxPixels": 1_048_576, "maxSteps": 50, "maxCost": 500},
         "gateway": {
             "replicas": 3,
             "image": "registry.example.com/gateway:9",
@@ -431,7 +432,17 @@ fn has_every_field(spec: &ZImageDeploymentSpec) -> bool {
             scheduling: _,
         }
     );
+    let limits = matches!(
+        &spec.limits,
+        LimitsSpec {
+            max_images: Some(_),
+            max_pixels: Some(_),
+            max_steps: Some(_),
+            max_cost: Some(_),
+        }
+    );
     complete(&spec.primary)
+        && limits
         && spec.fallback.as_ref().is_some_and(complete)
         && gateway
         && scheduled(&spec.gateway.scheduling)

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
-use zimage_crds::{GpuSpec, Precision, Tier, TierSpec, ZImageDeployment};
+use zimage_crds::{GpuSpec, LimitsSpec, Precision, Tier, TierSpec, ZImageDeployment};
 
 /// Where the claim with the checkpoint is mounted.
 const MODELS: &str = "/models";
@@ -93,6 +93,7 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
     let gpu = spec.uses_gpu().then(|| ("gpu-cache", GPU_CACHE.to_owned()));
     let flags = flags
         .into_iter()
+        .chain(limits(&owner.spec.limits))
         .chain(gpu)
         .map(|(flag, value)| format!("--{flag}={value}"));
     let device = if spec.uses_gpu() { ON_GPU } else { ON_CPU };
@@ -101,6 +102,26 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         .into_iter()
         .chain(flags)
         .collect()
+}
+
+/// Flags of the limits that the spec sets; the others are the server's own.
+fn limits(spec: &LimitsSpec) -> impl Iterator<Item = (&'static str, String)> {
+    // A pattern without `..`: a new limit does not compile until it is handed on.
+    let LimitsSpec {
+        max_images,
+        max_pixels,
+        max_steps,
+        max_cost,
+    } = spec;
+    let flags = [
+        ("max-images", max_images),
+        ("max-pixels", max_pixels),
+        ("max-steps", max_steps),
+        ("max-cost", max_cost),
+    ];
+    flags
+        .into_iter()
+        .filter_map(|(flag, value)| Some((flag, value.as_ref()?.to_string())))
 }
 
 /// Whether a server that runs was told to compute on a GPU.
