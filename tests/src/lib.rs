@@ -7,6 +7,7 @@
 //! tests/contract.rs    what the operator renders is what server and gateway take      the built programs
 //! tests/cel.rs         the CEL rules accept and refuse what they say                  files only
 //! tests/apiserver/     the API: bad objects are refused with a reason                 a control plane
+//! tests/hostile/       no client takes a gateway or a server down                        the built programs, root
 //! tests/e2e/           a user's view of the whole system                              a node that runs pods
 //! ```
 //!
@@ -17,9 +18,14 @@
 pub mod cluster;
 pub mod commands;
 pub mod documents;
+pub mod fake_api;
 pub mod forward;
 pub mod manifest;
 pub mod namespace;
 pub mod node;
+pub mod process;
 pub mod repository;
+pub mod slope;
+pub mod stack;
+pub mod traffic;
 pub mod wait;

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -13,25 +12,10 @@ use zimage_operator::observe::{UTILIZATION, WAITING};
 use zimage_operator::reconcile::MODEL_INVALID;
 use zimage_operator::reconcile::build::{Desired, Images, children};
 use zimage_tests::manifest::{Change, valid};
+use zimage_tests::process::program;
 use zimage_tests::{repository, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A program that was built beside this test.
-fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("the test lies in target/PROFILE/deps")?;
-    let path = folder.join(name);
-    ensure!(
-        path.exists(),
-        "there is no {}: run `make test`, or `cargo build --release --workspace`",
-        path.display()
-    );
-    Ok(path)
-}
 
 /// The container of a part as the operator renders it, on the CPU.
 fn container(part: &str) -> Result<Value> {
