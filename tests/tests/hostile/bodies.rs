@@ -1,0 +1,116 @@
+//! Bodies of 32 MiB of every shape.
+
+use crate::honest::during;
+use crate::{Front, Scene};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use zimage_tests::traffic::{exchange, request, status};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const LARGEST: usize = 32 << 20;
+const AT_ONCE: usize = 4;
+
+/// As many repetitions of `part` between `begin` and `end` as fit into the largest body.
+fn filled(begin: &str, part: &str, end: &str) -> String {
+    let count = (LARGEST - begin.len() - end.len()) / part.len();
+    [begin, &part.repeat(count), end].concat()
+}
+
+/// A body by its number: the shapes that cost a parser most, and text fields that an answer might quote.
+fn body(number: usize) -> String {
+    match number % 14 {
+        0 => filled(r#"{"prompt":"a","x":["#, r#"{"":0},"#, "{}]}"),
+        1 => filled(r#"{"prompt":"a","x":["#, "0,", "0]}"),
+        2 => filled(r#"{"prompt":"a","x":"#, "[", ""),
+        3 => filled(r#"{"prompt":"a","x":"#, r#"{"a":"#, ""),
+        4 => filled(r#"{"prompt":"a","model":""#, "\u{7f}", r#""}"#),
+        5 => filled(r#"{"prompt":"a","model":""#, r"\u0000", r#""}"#),
+        6 => filled(r#"{"prompt":""#, "狐", r#""}"#),
+        7 => filled(r#"{"prompt":"a","size":""#, "6", r#""}"#),
+        8 => filled(r#"{"prompt":"a","seed":"#, "9", "}"),
+        9 => filled("{", r#""prompt":"a","#, r#""n":1}"#),
+        10 => filled(r#"{"prompt":"a",""#, "k", r#"":1}"#),
+        11 => filled("", " ", "{}"),
+        12 => filled(r#"{"prompt":"a","size":"64x64","image":""#, "AAAA", r#""}"#),
+        _ => noise(number),
+    }
+}
+
+/// Text of no shape at all, the same for the same number.
+fn noise(number: usize) -> String {
+    let mut state = number as u64 | 1;
+    (0..LARGEST)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b' ' + u8::try_from(state % 95).unwrap_or_default())
+        })
+        .collect()
+}
+
+/// Sends `count` bodies, some at a time; how many answers had which status. 0: the connection was closed without one.
+async fn send(target: SocketAddr, count: usize) -> Result<BTreeMap<u16, usize>> {
+    let mut sent = JoinSet::new();
+    let mut statuses = BTreeMap::new();
+    for number in 0..count + AT_ONCE {
+        if number >= AT_ONCE
+            && let Some(answer) = sent.join_next().await
+        {
+            let answer: Result<Vec<u8>> = answer?;
+            let answer = answer?;
+            assert!(
+                answer.len() <= 4 << 10,
+                "an answer of {} bytes",
+                answer.len()
+            );
+            *statuses.entry(status(&answer).unwrap_or(0)).or_default() += 1;
+        }
+        if number < count {
+            sent.spawn(
+                async move { exchange(target, request(&body(number)).as_bytes(), LIMIT).await },
+            );
+        }
+    }
+    Ok(statuses)
+}
+
+async fn withstands(front: Front, count: usize) -> Result<()> {
+    let mut scene = Scene::start().await?;
+    let target = scene.address(front);
+    let (statuses, seen) = during(target, send(target, count)).await?;
+    seen.nobody_was_hurt();
+    let refused = [0, 400, 404, 408, 413, 429, 503];
+    assert!(
+        statuses.keys().all(|status| refused.contains(status)),
+        "{statuses:?}"
+    );
+    scene.stands()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_of_every_shape_are_refused_by_a_gateway_in_few_words() -> Result<()> {
+    withstands(Front::Gateway, 28).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_of_every_shape_are_refused_by_a_server_in_few_words() -> Result<()> {
+    withstands(Front::Server, 28).await
+}
+
+mod faults {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_large_bodies_do_not_end_a_gateway() -> Result<()> {
+        withstands(Front::Gateway, 1000).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_large_bodies_do_not_end_a_server() -> Result<()> {
+        withstands(Front::Server, 1000).await
+    }
+}
