@@ -5,7 +5,8 @@ FNR == 1 && FILENAME ~ /gpu\.log$/ { layer = "on a GPU" } # no cargo runs it
   match($0, /deps\/[^)]+/)
   program = substr($0, RSTART + 5, RLENGTH - 5)
   sub(/-[0-9a-f]+$/, "", program)
-  layer = program in named ? named[program] : ($0 ~ / tests\//) ? "integration" : "unit"
+  if (FILENAME ~ /faults\.log$/) layer = "faults"
+  else layer = program in named ? named[program] : ($0 ~ / tests\//) ? "integration" : "unit"
 }
 /^ +Doc-tests / { layer = "documentation" }
 /^test result:/ {
@@ -28,6 +29,7 @@ BEGIN {
   named["contract"] = "contract"
   named["e2e"] = "end-to-end"
   named["golden"] = "golden"
+  named["hostile"] = "hostile clients"
   named["scripts"] = "scripts"
   named["tidy"] = "tidy"
 }

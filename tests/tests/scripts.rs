@@ -80,6 +80,53 @@ fn the_machine_is_checked_before_anything_is_built() {
     }
 }
 
+/// The steps that `make test` would take for these layers, in their order.
+fn steps(layers: &str) -> Result<Vec<String>> {
+    let run = repository::read("tests/run");
+    let (definitions, _) = run.split_once("\ncheck_tools\n").unwrap_or_default();
+    let script = definitions.replace("cd \"$(dirname", "# cd \"$(dirname");
+    let listed = bash(&format!("LAYER=$1\n{script}\nsteps"), &[layers])?;
+    anyhow::ensure!(listed.status.success(), "{}", text_of_both(&listed));
+    let lines = text(&listed.stdout);
+    let names = lines.lines().filter_map(|line| line.split(" | ").next());
+    Ok(names.map(str::to_owned).collect())
+}
+
+fn text_of_both(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_layer_takes_the_steps_that_it_needs_and_no_other() -> Result<()> {
+    assert_eq!(steps("unit")?, ["packages", "compile", "unit"]);
+    let end_to_end = [
+        "packages",
+        "compile",
+        "images",
+        "kubernetes",
+        "start",
+        "load",
+        "e2e",
+        "stop",
+    ];
+    assert_eq!(steps("e2e")?, end_to_end);
+    let usual = steps("")?;
+    assert!(
+        usual.contains(&"hostile".to_owned()) && !usual.contains(&"faults".to_owned()),
+        "{usual:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_unknown_layer_is_refused_with_those_that_there_are() {
+    let refused = steps("no-such-layer").unwrap_err().to_string();
+    assert!(
+        refused.contains("There is no layer 'no-such-layer'; there are: lint unit"),
+        "{refused}"
+    );
+}
+
 #[test]
 fn what_is_missing_or_too_old_is_named_with_what_is_needed() -> Result<()> {
     for (programs, told) in [

@@ -17,6 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) begun: Instant,
+    pub(crate) took: Duration,
     /// The tier that made the image, or what went wrong.
     pub(crate) outcome: Result<Tier, String>,
 }
@@ -72,7 +73,12 @@ async fn run(
                 let outcome = request(&http, &url)
                     .await
                     .map_err(|error| format!("{error:#}"));
-                answers.push(Answer { begun, outcome });
+                let took = begun.elapsed();
+                answers.push(Answer {
+                    begun,
+                    took,
+                    outcome,
+                });
             }
             answers
         });

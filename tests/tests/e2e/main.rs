@@ -5,12 +5,15 @@
 
 mod broken_model;
 mod failover;
+mod faults;
 mod figures;
 mod images;
 mod lifecycle;
 mod load;
+mod memory;
 mod operator;
 mod outage;
+mod poison;
 mod quickstart;
 mod scene;
 mod shift;

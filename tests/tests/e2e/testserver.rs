@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use zimage_crds::Tier;
 use zimage_tests::forward::Forward;
 
-const CONTROL_PORT: u16 = 9091;
+pub(crate) const CONTROL_PORT: u16 = 9091;
 
 /// What a server reports.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ pub(crate) async fn control(scene: &Scene, tier: Tier, fields: &Value) -> Result
     Ok(())
 }
 
-async fn put(way: &Forward, fields: &Value) -> Result<()> {
+pub(crate) async fn put(way: &Forward, fields: &Value) -> Result<()> {
     let response = reqwest::Client::new()
         .put(way.url("/control"))
         .json(fields)

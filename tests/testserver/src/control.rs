@@ -1,5 +1,6 @@
 //! What the server claims about itself, and the port that changes it.
 
+use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
@@ -26,6 +27,8 @@ pub(crate) struct Claims {
     pub(crate) ready: bool,
     /// Whether the device stands still in the call that it is in, as in a driver that never returns.
     pub(crate) hang: bool,
+    /// Whether a request for an image ends the process, once all of it was read.
+    pub(crate) dies: bool,
 }
 
 /// A change: fields that are left out stay, `null` is a value of those that know it.
@@ -41,6 +44,7 @@ pub(crate) struct Change {
     status: Option<Option<u16>>,
     ready: Option<bool>,
     hang: Option<bool>,
+    dies: Option<bool>,
 }
 
 impl Change {
@@ -75,6 +79,7 @@ impl Default for Control {
             status: None,
             ready: true,
             hang: false,
+            dies: false,
         })))
     }
 }
@@ -111,6 +116,9 @@ impl Control {
         }
         if let Some(value) = change.hang {
             claims.hang = value;
+        }
+        if let Some(value) = change.dies {
+            claims.dies = value;
         }
         claims.clone()
     }
@@ -150,6 +158,11 @@ pub(crate) async fn interfere(
     let claims = control.claims();
     if request.uri().path() == "/readyz" && !claims.ready {
         return (StatusCode::SERVICE_UNAVAILABLE, "a test says so").into_response();
+    }
+    if claims.dies && request.method() == Method::POST {
+        // As a request does that the process cannot survive.
+        let _read = to_bytes(request.into_body(), usize::MAX).await;
+        std::process::abort();
     }
     let status = claims
         .status

@@ -1,0 +1,104 @@
+//! The control plane is away, or slow, for a minute.
+
+use crate::load::{answered_by, during};
+use crate::scene::{Scene, condition, tiers, with_scene_on};
+use crate::system::alone;
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use zimage_crds::{Tier, ZImageDeployment};
+use zimage_tests::manifest::Change;
+use zimage_tests::node::{Slowed, Stopped};
+use zimage_tests::wait;
+
+const CLIENTS: usize = 4;
+const OUTAGE: Duration = Duration::from_secs(60);
+/// The operator has acted on a change by then.
+const CURRENT: Duration = Duration::from_secs(30);
+
+fn two_each() -> Value {
+    tiers()
+        .with("spec.primary.replicas", json!(2))
+        .with("spec.gateway.replicas", json!(2))
+}
+
+/// Requests go on during `outage`, no server and no gateway starts again, and the operator is current soon after it.
+async fn withstands(outage: impl Future<Output = Result<()>>) -> Result<()> {
+    let (client, _operator) = alone().await?;
+    with_scene_on(client, two_each(), async |scene| {
+        let service = scene.service().await?;
+        let outage = async {
+            sleep(Duration::from_secs(1)).await;
+            outage.await?;
+            sleep(Duration::from_secs(1)).await;
+            Ok(())
+        };
+        let ((), answers) = during(&service, CLIENTS, outage).await?;
+        let ended = Instant::now();
+        assert!(answered_by(Tier::Primary, &answers) > 0);
+
+        let changed = || two_each().with("spec.fallback.replicas", json!(2));
+        wait::until("the change to be applied", CURRENT, async || {
+            Ok(Some(scene.apply(&changed()).await?))
+        })
+        .await?;
+        let acted = |object: &ZImageDeployment| {
+            let observed = object
+                .status
+                .as_ref()
+                .and_then(|status| status.observed_generation);
+            observed == object.metadata.generation
+                && condition(object, "Ready").is_some_and(|(status, _)| status == "True")
+        };
+        scene.until("the operator to act", acted).await?;
+        let took = ended.elapsed();
+        assert!(took <= CURRENT, "current after {took:?}");
+        assert_eq!(scene.server_pods(Tier::Fallback).await?.len(), 2);
+        assert_eq!(restarts(scene).await?, 0);
+        Ok(())
+    })
+    .await
+}
+
+async fn restarts(scene: &Scene) -> Result<i32> {
+    let mut pods = scene.gateway_pods().await?;
+    for tier in Tier::ALL {
+        pods.extend(scene.server_pods(tier).await?);
+    }
+    let of = |pod: &Pod| -> i32 {
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref());
+        statuses
+            .into_iter()
+            .flatten()
+            .map(|status| status.restart_count)
+            .sum()
+    };
+    Ok(pods.iter().map(of).sum())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_that_is_away_for_a_minute_costs_no_request_and_the_operator_is_current_soon()
+-> Result<()> {
+    withstands(async {
+        let _stopped = Stopped::new("kube-apiserver")?;
+        sleep(OUTAGE).await;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_takes_five_seconds_a_write_costs_no_request_and_the_operator_is_current_soon()
+-> Result<()> {
+    withstands(async {
+        let _slowed = Slowed::new("etcd", Duration::from_secs(5));
+        sleep(OUTAGE).await;
+        Ok(())
+    })
+    .await
+}
