@@ -112,7 +112,7 @@ async fn a_file_of_weights_that_was_cut_short_is_named_with_the_reason_and_the_o
         scene
             .apply(&manifest.with("spec.primary.model.source.persistentVolumeClaim", source))
             .await?;
-        is_told_and_survived(&scene, &[SHARD, "not fully covered"]).await
+        is_told_and_survived(&scene, &[SHARD, "and the file has"]).await
     })
     .await
 }
