@@ -30,6 +30,9 @@ pub struct Metrics {
 impl Metrics {
     /// Shows the figures in a registry, which has the program's prefix.
     pub fn register(&self, registry: &mut Registry) {
+        // A counter is shown before it counts, so that its first increase is seen.
+        let reason = "overloaded";
+        drop(self.rejected.get_or_create(&Reason { reason }));
         registry.register(
             "connections",
             "Connections of clients",

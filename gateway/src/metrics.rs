@@ -94,6 +94,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Shows every figure in a registry.
     pub fn register(&self, registry: &mut Registry) {
+        self.show_zeros();
         let registry = registry.sub_registry_with_prefix("zimage_gateway");
         self.edge.register(registry);
         registry.register(
@@ -169,6 +170,21 @@ impl Metrics {
             "Times that a field of the ZImageDeployment could not be read",
             self.unreadable.clone(),
         );
+    }
+
+    /// A counter is shown before it counts, so that its first increase is seen.
+    fn show_zeros(&self) {
+        for failure in [Failure::Connect, Failure::Reset, Failure::Silent] {
+            let reason = failure.as_str();
+            drop(self.ejections.get_or_create(&WithReason { reason }));
+        }
+        for tier in Tier::ALL {
+            let tier = tier.as_str();
+            drop(self.answers_cut.get_or_create(&OfTier { tier }));
+        }
+        for field in ["spec.traffic.weights", "status.traffic.weights"] {
+            drop(self.unreadable.get_or_create(&OfField { field }));
+        }
     }
 
     pub(crate) fn answered(&self, tier: Option<Tier>, code: u16, took: Duration) {
