@@ -216,7 +216,7 @@ pub async fn exchange(target: SocketAddr, bytes: &[u8], limit: Duration) -> Resu
         let mut connection = TcpStream::connect(target).await?;
         // A server that refuses early closes before it has read all.
         let _sent = connection.write_all(bytes).await;
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         while let Ok(read) = connection.read(&mut buffer).await
             && read > 0
         {

@@ -117,7 +117,7 @@ async fn a_primary_tier_that_is_cut_off_for_five_minutes_leaves_the_images_to_th
             drop(partitions);
             Ok(begun)
         };
-        let (begun, answers) = during(&way, CLIENTS, scenario).await?;
+        let (begun, answers) = Box::pin(during(&way, CLIENTS, scenario)).await?;
         let after: Vec<_> = answers
             .iter()
             .filter(|answer| answer.begun > begun + LEARNT)
