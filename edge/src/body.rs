@@ -20,6 +20,11 @@ use tokio::time::{Instant, timeout_at};
 /// What a body begins with.
 const FIRST: usize = 4 << 10;
 
+/// Pieces of a body that are taken however small they are, each of which costs microseconds.
+const FREE_PIECES: usize = 4096;
+/// Bytes that each further piece must bring on average.
+const PIECE: usize = 512;
+
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -147,6 +152,7 @@ where
     let mut body = pin!(body);
     let mut bytes = BytesMut::with_capacity(charge.bytes());
     let mut began = Instant::now();
+    let mut pieces = 0_usize;
     loop {
         let deadline = limits.deadline(began, bytes.len());
         let frame = match timeout_at(deadline, body.frame()).await {
@@ -160,6 +166,10 @@ where
             continue;
         };
         let length = bytes.len() + data.len();
+        pieces += 1;
+        if pieces > FREE_PIECES + length / PIECE {
+            return Err(crumbled());
+        }
         if length > limits.bytes {
             return Err(too_large(limits.bytes));
         }
@@ -200,6 +210,11 @@ fn too_slow(limits: BodyLimits) -> Refusal {
         limits.grace.as_secs()
     );
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+}
+
+fn crumbled() -> Refusal {
+    let message = format!("the body comes in too many chunks of less than {PIECE} bytes");
+    Refusal::new(StatusCode::BAD_REQUEST, "body_crumbled", message)
 }
 
 fn no_room() -> Refusal {

@@ -129,6 +129,16 @@ async fn a_body_over_the_limit_is_refused_before_and_while_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_of_crumbs_costs_no_more_than_a_large_one() {
+    assert_eq!(
+        status(None, drip(FREE_PIECES, 1, Duration::ZERO)).await,
+        200
+    );
+    assert_eq!(status(None, drip(1 << 20, 1, Duration::ZERO)).await, 400);
+    assert_eq!(status(None, drip(8000, PIECE, Duration::ZERO)).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_room_a_body_is_refused_after_a_second() {
     let budget = budget();
     let mut all = budget.charge(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -1,6 +1,7 @@
 //! What the handlers share: who this server is, and the engine once there is one.
 
 use crate::error::ApiError;
+use crate::intake::Intake;
 use crate::json_body;
 use crate::metrics::HttpMetrics;
 use crate::workers::Workers;
@@ -54,6 +55,7 @@ pub struct App {
     pub(crate) request_timeout: Duration,
     pub(crate) metrics: HttpMetrics,
     pub(crate) budget: Budget,
+    pub(crate) intake: Intake,
     pub(crate) workers: Workers,
     state: Arc<RwLock<State>>,
 }
@@ -72,6 +74,7 @@ impl App {
             limits,
             request_timeout,
             budget: budget(bytes, &metrics),
+            intake: Intake::default(),
             workers: Workers::default(),
             metrics,
             state: Arc::new(RwLock::new(State::Loading)),
@@ -85,6 +88,12 @@ impl App {
             budget: budget(bytes, &self.metrics),
             ..self
         }
+    }
+
+    /// With other connections than those that the process's resources allow, or from elsewhere.
+    #[must_use]
+    pub fn with_intake(self, intake: Intake) -> Self {
+        Self { intake, ..self }
     }
 
     /// The model is loaded: requests go to this engine.

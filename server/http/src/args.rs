@@ -1,6 +1,7 @@
 //! The flags of a program that serves this interface.
 
 use crate::app::{App, Identity};
+use crate::intake::Intake;
 use crate::metrics::HttpMetrics;
 use crate::serve::{Addresses, Shutdown};
 use clap::Args;
@@ -8,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use zimage_core::limits::Limits;
 use zimage_core::variant::Variant;
+use zimage_edge::Policy;
 use zimage_engine::EngineOptions;
 
 /// Who the server is, where it listens, what it takes.
@@ -58,6 +60,26 @@ pub struct ServeArgs {
     /// that the process may have.
     #[arg(long, env = "ZIMAGE_MAX_BUFFERED_BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub max_buffered_bytes: Option<u64>,
+    /// Connections of clients at a time. When there are as many, the one that has waited longest for a request is closed
+    /// in favour of a new one; when all of them work, the new one is answered 503. By the memory and the files that the
+    /// process may use, unless it is given.
+    #[arg(long, env = "ZIMAGE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Name that Host may have; may be given several times. Without one any is taken.
+    #[arg(
+        long = "allowed-host",
+        env = "ZIMAGE_ALLOWED_HOSTS",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<String>,
+    /// Origin of web pages that may ask, such as https://studio.example.com; may be given several times. Pages of other
+    /// origins than the server's own are refused.
+    #[arg(
+        long = "allowed-origin",
+        env = "ZIMAGE_ALLOWED_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub allowed_origins: Vec<String>,
     /// Seconds that one request may take, its time in the queue included.
     #[arg(long, env = "ZIMAGE_REQUEST_TIMEOUT_SECONDS", default_value_t = 7200)]
     pub request_timeout_seconds: u64,
@@ -85,10 +107,22 @@ impl ServeArgs {
             ..Limits::default()
         };
         let timeout = Duration::from_secs(self.request_timeout_seconds);
-        let app = App::new(identity, limits, timeout, metrics);
+        let app = App::new(identity, limits, timeout, metrics).with_intake(self.intake());
         match self.max_buffered_bytes {
             Some(bytes) => app.with_buffered_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
             None => app,
+        }
+    }
+
+    fn intake(&self) -> Intake {
+        let given = self.max_connections;
+        let given = given.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        Intake {
+            connections: given.unwrap_or_else(|| Intake::default().connections),
+            policy: Policy {
+                hosts: self.allowed_hosts.clone(),
+                origins: self.allowed_origins.clone(),
+            },
         }
     }
 

@@ -17,6 +17,7 @@ mod encode;
 mod error;
 mod generations;
 mod image_file;
+mod intake;
 mod json_body;
 mod metrics;
 mod models;
@@ -36,6 +37,7 @@ pub use args::ServeArgs;
 pub use encode::{ImageFormat, encode};
 #[cfg(fuzzing)]
 pub use generations::fuzzing;
+pub use intake::Intake;
 pub use metrics::HttpMetrics;
-pub use routes::{api, metrics_router};
+pub use routes::api;
 pub use serve::{Addresses, Shutdown, serve};

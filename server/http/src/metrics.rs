@@ -60,7 +60,7 @@ impl HttpMetrics {
     }
 }
 
-/// Counts each request of a known route; other paths share one name, so that nobody can grow the list.
+/// Counts each request of a known route but probes, which are no traffic; other paths share one name, so that nobody can grow the list.
 pub(crate) async fn count(
     State(metrics): State<HttpMetrics>,
     request: Request,
@@ -71,6 +71,9 @@ pub(crate) async fn count(
         .get::<MatchedPath>()
         .map_or("other", MatchedPath::as_str)
         .to_owned();
+    if matches!(route.as_str(), "/healthz" | "/readyz") {
+        return next.run(request).await;
+    }
     let began = Instant::now();
     let response = next.run(request).await;
     let seconds = began.elapsed().as_secs_f64();

@@ -6,13 +6,11 @@ use crate::quote::cut;
 use crate::{generations, metrics, models, probes, request_id};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use prometheus_client::registry::Registry;
 use std::any::Any;
-use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// Everything on the API port.
@@ -30,22 +28,6 @@ pub fn api(app: App) -> Router {
         .layer(from_fn_with_state(app.metrics.clone(), metrics::count))
         .layer(from_fn(request_id::log))
         .with_state(app)
-}
-
-/// `/metrics` of a registry, in the OpenMetrics text format.
-pub fn metrics_router(registry: Arc<Registry>) -> Router {
-    Router::new()
-        .route("/metrics", get(show))
-        .with_state(registry)
-}
-
-async fn show(State(registry): State<Arc<Registry>>) -> Response {
-    let mut text = String::new();
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

@@ -40,6 +40,7 @@ async fn start(
     };
     let app = App::new(identity, limits, ENDLESS, HttpMetrics::default());
     let mut registry = Registry::default();
+    app.metrics.register(&mut registry);
     let figures = EngineMetrics::default();
     figures.register(&mut registry);
     // Without a queue, a request is answered or refused, whichever comes first: it never waits for another.
@@ -194,6 +195,59 @@ async fn a_client_that_goes_away_stops_its_request() {
     left.await.unwrap();
     let cancelled = r#"zimage_images_total{outcome="cancelled"} 1"#;
     until(server.metrics, &get("/metrics"), cancelled).await;
+}
+
+#[tokio::test]
+async fn what_http_forbids_is_refused_counted_and_costs_the_next_client_nothing() {
+    let server = start(ENDLESS, |_| Ok(())).await;
+    let two_lengths = generation(1).replace("host", "content-length: 1\r\nhost");
+    let foreign = generation(1).replace("host", "origin: https://evil\r\nhost");
+    let untyped = generation(1).replace("content-type", "x-type");
+    let large = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(1 << 20));
+    for (request, status) in [
+        (two_lengths, "400"),
+        (foreign, "403"),
+        (untyped, "415"),
+        (large, "431"),
+    ] {
+        let answer = spawn_blocking(move || {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            // A server that has refused the head may have closed the connection.
+            let _sent = stream.write_all(request.as_bytes());
+            let mut answer = Vec::new();
+            let _end = stream.read_to_end(&mut answer);
+            String::from_utf8_lossy(&answer).into_owned()
+        });
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.get(9..12), Some(status), "{answer}");
+        assert!(answer.contains("application/json"), "{answer}");
+    }
+    let answer = ask(server.address, generation(1)).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let rejected = r#"zimage_http_rejected_total{reason="malformed_head"} 1"#;
+    until(server.metrics, &get("/metrics"), rejected).await;
+}
+
+#[tokio::test]
+async fn silent_clients_keep_nobody_out() {
+    let server = start(ENDLESS, |_| Ok(())).await;
+    let halves = [
+        "POST /v1/images/generations HTTP/1.1\r\nx: ",
+        "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 33554432\r\n\r\n",
+    ];
+    let connect = move || {
+        let many = halves.iter().flat_map(|half| [*half; 200]);
+        many.map(|half| send(server.address, half))
+            .collect::<Vec<_>>()
+    };
+    let _silent = spawn_blocking(connect).await.unwrap();
+    for _ in 0..10 {
+        let answer = ask(server.address, generation(1)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let answer = ask(server.address, get("/readyz")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]
