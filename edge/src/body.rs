@@ -52,6 +52,8 @@ impl http_body::Body for Body {
         if frame.is_none() {
             body.exchange.is_received();
             body.seat.is_now(Occupation::Working);
+        } else {
+            body.seat.is_now(Occupation::Receiving);
         }
         Poll::Ready(frame)
     }

@@ -1,4 +1,7 @@
-//! Places for connections. When all are taken, one that does nothing gives its place to a new one.
+//! Places for connections. When all are taken, the one that has been silent longest gives its place to a new one.
+//!
+//! Whether it waits for a head or for a body makes no difference: clients that announce bodies and send none would keep
+//! their places, and those that have only just come would lose theirs before their first byte is read.
 
 use crate::metrics::Metrics;
 use std::collections::BTreeMap;
@@ -6,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// What a connection does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Occupation {
-    /// It has no complete head, or is idle between requests.
+    /// It has no complete head, or is idle between requests. Bytes of a head make no difference.
     Waiting,
-    /// Its request's body is still to come.
+    /// Its request's body is still to come. Told again whenever some of it came.
     Receiving,
     /// It has a whole request.
     Working,
@@ -28,14 +31,14 @@ pub(crate) struct Seats {
 struct Table {
     taken: usize,
     next: u64,
-    /// Connections that may be ended in favour of new ones, those that wait first, and the oldest of them first.
-    idle: BTreeMap<(Occupation, u64), CancellationToken>,
+    /// Connections that may be ended in favour of new ones, the one that has been silent longest first.
+    idle: BTreeMap<u64, CancellationToken>,
 }
 
 /// One place, until it is dropped.
 pub(crate) struct Seat {
     seats: Seats,
-    key: Mutex<(Occupation, u64)>,
+    key: Mutex<u64>,
     evicted: CancellationToken,
 }
 
@@ -48,7 +51,7 @@ impl Seats {
         }
     }
 
-    /// A place, if need be that of the connection that has waited longest. `None`: every connection works.
+    /// A place, if need be that of the connection that has been silent longest. `None`: every connection works.
     pub(crate) fn take(&self) -> Option<Seat> {
         if self.lock().taken >= self.most && !self.evict() {
             return None;
@@ -57,7 +60,7 @@ impl Seats {
         let mut table = self.lock();
         table.taken += 1;
         table.next += 1;
-        let key = (Occupation::Waiting, table.next);
+        let key = table.next;
         table.idle.insert(key, evicted.clone());
         self.metrics.connections.inc();
         Some(Seat {
@@ -67,7 +70,7 @@ impl Seats {
         })
     }
 
-    /// Ends the connection that has waited longest. False: there is none.
+    /// Ends the connection that has been silent longest. False: there is none.
     pub(crate) fn evict(&self) -> bool {
         let Some((_, token)) = self.lock().idle.pop_first() else {
             return false;
@@ -88,8 +91,8 @@ impl Seat {
         let mut table = self.seats.lock();
         table.idle.remove(&key);
         table.next += 1;
-        *key = (occupation, table.next);
-        if occupation < Occupation::Working && !self.evicted.is_cancelled() {
+        *key = table.next;
+        if occupation != Occupation::Working && !self.evicted.is_cancelled() {
             table.idle.insert(*key, self.evicted.clone());
         }
     }
@@ -129,15 +132,25 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_still_to_come_give_theirs_after_those_that_wait() {
+    fn a_body_that_does_not_come_gives_its_place_before_a_connection_that_has_just_come() {
+        let seats = seats(2);
+        let first = seats.take().unwrap();
+        first.is_now(Occupation::Receiving);
+        let second = seats.take().unwrap();
+        let third = seats.take().unwrap();
+        let evicted = [&first, &second, &third].map(|seat| seat.evicted().is_cancelled());
+        assert_eq!(evicted, [true, false, false]);
+    }
+
+    #[test]
+    fn a_body_that_comes_keeps_its_place() {
         let seats = seats(2);
         let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
         first.is_now(Occupation::Receiving);
-        let third = seats.take().unwrap();
+        second.is_now(Occupation::Receiving);
+        first.is_now(Occupation::Receiving);
+        let _third = seats.take().unwrap();
         assert!(second.evicted().is_cancelled() && !first.evicted().is_cancelled());
-        third.is_now(Occupation::Working);
-        let _fourth = seats.take().unwrap();
-        assert!(first.evicted().is_cancelled());
     }
 
     #[test]
