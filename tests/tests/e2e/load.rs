@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use zimage_crds::Tier;
 use zimage_tests::forward::Forward;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than it takes to find out that a pod stands still: the request is then asked of another.
+const TIMEOUT: Duration = Duration::from_secs(400);
 
 /// What one request got.
 #[derive(Debug)]

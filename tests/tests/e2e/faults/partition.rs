@@ -21,6 +21,8 @@ const FAULT: Duration = Duration::from_secs(30);
 const PARTITION: Duration = Duration::from_secs(300);
 /// What requests may take longer before the gateway knows, and after.
 const FIRST: Duration = Duration::from_millis(1500);
+/// How long the gateway lets a pod be silent that has taken a request.
+const SILENT: Duration = Duration::from_secs(10);
 const LATER: Duration = Duration::from_millis(50);
 /// What a busy machine adds to the slowest hundredth.
 const SCHEDULING: Duration = Duration::from_millis(150);
@@ -39,9 +41,11 @@ fn slowest(answers: &[Answer], from: Instant, to: Instant) -> Duration {
     quantile(&times, 0.99)
 }
 
-/// Four of five primary pods have `fault` under load. None is lost; the slow moments are few.
+/// Four of five primary pods have `fault` under load. No request is lost; what begins within `learnt` takes at most
+/// `first_longer` more than usual, and nothing does after that.
 async fn slows_little<F>(
     learnt: Duration,
+    first_longer: Duration,
     fault: impl AsyncFn(&Pod, &Pod) -> Result<F>,
 ) -> Result<()> {
     let (client, _operator) = alone().await?;
@@ -69,7 +73,7 @@ async fn slows_little<F>(
         let first = slowest(&answers, begun, begun + learnt);
         let later = slowest(&answers, begun + learnt, ended);
         let told = format!("usual {usual:?}, first {first:?}, later {later:?}");
-        assert!(first <= usual + FIRST + SCHEDULING, "{told}");
+        assert!(first <= usual + first_longer + SCHEDULING, "{told}");
         assert!(later <= usual + LATER + SCHEDULING, "{told}");
         scene.ready().await?;
         Ok(())
@@ -83,12 +87,15 @@ async fn drop_packets(gateway: &Pod, server: &Pod) -> Result<Partition> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_of_five_pods_that_drop_packets_slow_a_few_requests_and_lose_none() -> Result<()> {
-    slows_little(LEARNT, drop_packets).await
+    slows_little(LEARNT, FIRST, drop_packets).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_of_five_pods_that_stand_still_slow_a_few_requests_and_lose_none() -> Result<()> {
-    slows_little(LEARNT * 2, async |_, server| Frozen::new(server).await).await
+    slows_little(LEARNT * 2, SILENT, async |_, server| {
+        Frozen::new(server).await
+    })
+    .await
 }
 
 async fn cut_off(scene: &Scene) -> Result<Vec<Partition>> {
