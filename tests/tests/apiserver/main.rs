@@ -2,6 +2,7 @@
 
 mod admission;
 mod defaults;
+mod operator;
 mod refusals;
 mod shown;
 
