@@ -41,6 +41,9 @@ pub(crate) fn examine(bytes: &[u8], seen: usize) -> Result<Option<Head>, Refusal
     if end > MOST_BYTES {
         return Err(too_large());
     }
+    if has_bare_line_feed(&bytes[..end]) {
+        return Err(malformed("a line ends with LF alone, not with CR LF"));
+    }
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(&bytes[..end]) {
@@ -49,6 +52,16 @@ pub(crate) fn examine(bytes: &[u8], seen: usize) -> Result<Option<Head>, Refusal
         Err(httparse::Error::TooManyHeaders) => Err(too_large()),
         Err(error) => Err(malformed(&error.to_string())),
     }
+}
+
+/// RFC 9112, section 2.2, lets a server take it; others do not, and read another head.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|&byte| {
+        let bare = byte == b'\n' && before != b'\r';
+        before = byte;
+        bare
+    })
 }
 
 /// Where the head ends: after the first empty line.
@@ -133,6 +146,22 @@ fn framing(lengths: &[&[u8]], codings: &[&[u8]], is_1_1: bool) -> Result<Framing
         _ => Err(malformed(
             "Content-Length and Transfer-Encoding exclude each other",
         )),
+    }
+}
+
+/// However the bytes come, the same head is read; what a complete head says lies within its bounds.
+///
+/// # Panics
+/// When that is not so.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(Some(whole)) = examine(bytes, 0) else {
+        return;
+    };
+    assert!(whole.bytes <= MOST_BYTES.min(bytes.len()));
+    for cut in (1..whole.bytes).step_by(1 + whole.bytes / 64) {
+        assert_eq!(examine(&bytes[..cut], 0).ok(), Some(None));
+        assert_eq!(examine(bytes, cut).ok(), Some(Some(whole)));
     }
 }
 
@@ -246,8 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end_with_a_line_feed_alone() {
-        assert_eq!(status("GET / HTTP/1.1\nHost: x\n\n"), 200);
+    fn a_line_that_ends_with_a_line_feed_alone_is_refused() {
+        assert_eq!(status("GET / HTTP/1.1\nHost: x\n\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: x\r\n\n"), 400);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! accept ─▶ seats ─▶ wire: head (16 KiB, 10 s) ─▶ hyper ─▶ at_once: probes, metrics
 //!             │        ▲                             │
 //!             │        └── next request ◀── answer ◀─┼──── check: the head alone
-//!             └─ the oldest that waits gives           ▼
+//!             └─ one that is silent gives              ▼
 //!                its place to a new one              answer, on the workers ─▶ body::read ─▶ Held, within the Budget
 //! ```
 //!
@@ -37,3 +37,9 @@ pub use refusal::{Refusal, cut, jittered};
 pub use resources::Resources;
 pub use serve::{Bounds, ResponseBody, Site, Stop, serve};
 pub use wire::Times;
+
+/// What the fuzz target of heads calls.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::head::fuzz as head;
+}

@@ -1,10 +1,12 @@
-//! Places for connections. When all are taken, the one that has been silent longest gives its place to a new one.
+//! Places for connections. When all are taken, one that is silent gives its place to a new one: of the client that has most
+//! places, the one that has been silent longest.
 //!
 //! Whether it waits for a head or for a body makes no difference: clients that announce bodies and send none would keep
 //! their places, and those that have only just come would lose theirs before their first byte is read.
 
 use crate::metrics::Metrics;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
@@ -31,14 +33,25 @@ pub(crate) struct Seats {
 struct Table {
     taken: usize,
     next: u64,
+    clients: HashMap<IpAddr, Places>,
+    /// Clients by their number of places.
+    ranking: BTreeSet<(usize, IpAddr)>,
+}
+
+/// The places of one client.
+#[derive(Default)]
+struct Places {
+    taken: usize,
     /// Connections that may be ended in favour of new ones, the one that has been silent longest first.
-    idle: BTreeMap<u64, CancellationToken>,
+    silent: BTreeMap<u64, CancellationToken>,
 }
 
 /// One place, until it is dropped.
 pub(crate) struct Seat {
     seats: Seats,
-    key: Mutex<u64>,
+    client: IpAddr,
+    /// When it was last heard of, as the table counts.
+    heard: Mutex<u64>,
     evicted: CancellationToken,
 }
 
@@ -51,32 +64,32 @@ impl Seats {
         }
     }
 
-    /// A place, if need be that of the connection that has been silent longest. `None`: every connection works.
-    pub(crate) fn take(&self) -> Option<Seat> {
-        if self.lock().taken >= self.most && !self.evict() {
+    /// A place, if need be another connection's. `None`: every connection works.
+    pub(crate) fn take(&self, client: IpAddr) -> Option<Seat> {
+        let client = network(client);
+        let mut table = self.lock();
+        if table.taken >= self.most && !table.evict() {
             return None;
         }
         let evicted = CancellationToken::new();
-        let mut table = self.lock();
+        let heard = table.count();
+        table.change(client, |places| {
+            places.taken += 1;
+            places.silent.insert(heard, evicted.clone());
+        });
         table.taken += 1;
-        table.next += 1;
-        let key = table.next;
-        table.idle.insert(key, evicted.clone());
         self.metrics.connections.inc();
         Some(Seat {
             seats: self.clone(),
-            key: Mutex::new(key),
+            client,
+            heard: Mutex::new(heard),
             evicted,
         })
     }
 
-    /// Ends the connection that has been silent longest. False: there is none.
+    /// Ends a connection that is silent. False: there is none.
     pub(crate) fn evict(&self) -> bool {
-        let Some((_, token)) = self.lock().idle.pop_first() else {
-            return false;
-        };
-        token.cancel();
-        true
+        self.lock().evict()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -84,17 +97,61 @@ impl Seats {
     }
 }
 
-impl Seat {
-    /// The connection does something else now.
-    pub(crate) fn is_now(&self, occupation: Occupation) {
-        let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut table = self.seats.lock();
-        table.idle.remove(&key);
-        table.next += 1;
-        *key = table.next;
-        if occupation != Occupation::Working && !self.evicted.is_cancelled() {
-            table.idle.insert(*key, self.evicted.clone());
+impl Table {
+    fn count(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn change(&mut self, client: IpAddr, change: impl FnOnce(&mut Places)) {
+        let places = self.clients.entry(client).or_default();
+        let before = places.taken;
+        change(places);
+        let after = places.taken;
+        if after == 0 {
+            self.clients.remove(&client);
         }
+        if after != before {
+            self.ranking.remove(&(before, client));
+            if after > 0 {
+                self.ranking.insert((after, client));
+            }
+        }
+    }
+
+    fn evict(&mut self) -> bool {
+        for (_, client) in self.ranking.iter().rev() {
+            let places = self.clients.get_mut(client);
+            if let Some((_, token)) = places.and_then(|places| places.silent.pop_first()) {
+                token.cancel();
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whom an address belongs to: of version 6, one client has a whole network of 64 bits.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+impl Seat {
+    /// The connection does something else now, or does it still.
+    pub(crate) fn is_now(&self, occupation: Occupation) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.seats.lock();
+        let now = table.count();
+        table.change(self.client, |places| {
+            places.silent.remove(&heard);
+            if occupation != Occupation::Working && !self.evicted.is_cancelled() {
+                places.silent.insert(now, self.evicted.clone());
+            }
+        });
+        *heard = now;
     }
 
     /// Cancelled when the place goes to another connection.
@@ -105,9 +162,12 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let key = *self.key.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let heard = *self.heard.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.seats.lock();
-        table.idle.remove(&key);
+        table.change(self.client, |places| {
+            places.silent.remove(&heard);
+            places.taken -= 1;
+        });
         table.taken -= 1;
         self.seats.metrics.connections.dec();
     }
@@ -116,6 +176,11 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
     fn seats(most: usize) -> Seats {
         Seats::new(most, Metrics::default())
@@ -124,9 +189,9 @@ mod tests {
     #[test]
     fn the_connection_that_has_waited_longest_gives_its_place() {
         let seats = seats(2);
-        let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
+        let (first, second) = (seats.take(ONE).unwrap(), seats.take(ONE).unwrap());
         first.is_now(Occupation::Waiting);
-        let third = seats.take().unwrap();
+        let third = seats.take(ONE).unwrap();
         let evicted = [&first, &second, &third].map(|seat| seat.evicted().is_cancelled());
         assert_eq!(evicted, [false, true, false]);
     }
@@ -134,10 +199,10 @@ mod tests {
     #[test]
     fn a_body_that_does_not_come_gives_its_place_before_a_connection_that_has_just_come() {
         let seats = seats(2);
-        let first = seats.take().unwrap();
+        let first = seats.take(ONE).unwrap();
         first.is_now(Occupation::Receiving);
-        let second = seats.take().unwrap();
-        let third = seats.take().unwrap();
+        let second = seats.take(ONE).unwrap();
+        let third = seats.take(ONE).unwrap();
         let evicted = [&first, &second, &third].map(|seat| seat.evicted().is_cancelled());
         assert_eq!(evicted, [true, false, false]);
     }
@@ -145,22 +210,81 @@ mod tests {
     #[test]
     fn a_body_that_comes_keeps_its_place() {
         let seats = seats(2);
-        let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
+        let (first, second) = (seats.take(ONE).unwrap(), seats.take(ONE).unwrap());
         first.is_now(Occupation::Receiving);
         second.is_now(Occupation::Receiving);
         first.is_now(Occupation::Receiving);
-        let _third = seats.take().unwrap();
+        let _third = seats.take(ONE).unwrap();
         assert!(second.evicted().is_cancelled() && !first.evicted().is_cancelled());
     }
 
     #[test]
     fn a_request_in_work_keeps_its_place() {
         let seats = seats(1);
-        let only = seats.take().unwrap();
+        let only = seats.take(ONE).unwrap();
         only.is_now(Occupation::Working);
-        assert!(seats.take().is_none());
+        assert!(seats.take(ONE).is_none());
         assert!(!only.evicted().is_cancelled());
         drop(only);
-        assert!(seats.take().is_some());
+        assert!(seats.take(ONE).is_some());
+    }
+
+    #[test]
+    fn a_client_with_many_places_loses_them_before_one_with_few() {
+        let seats = seats(4);
+        let honest = seats.take(OTHER).unwrap();
+        let many: Vec<_> = (0..4).filter_map(|_| seats.take(ONE)).collect();
+        assert!(!honest.evicted().is_cancelled());
+        assert!(many[0].evicted().is_cancelled());
+        // Where the client with most places only works, the other one has to give.
+        let seats = self::seats(3);
+        let honest = seats.take(OTHER).unwrap();
+        let working = [seats.take(ONE).unwrap(), seats.take(ONE).unwrap()];
+        for seat in &working {
+            seat.is_now(Occupation::Working);
+        }
+        assert!(seats.take(ONE).is_some());
+        assert!(honest.evicted().is_cancelled());
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_are_one_client() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), ONE);
+    }
+
+    proptest! {
+        #[test]
+        fn the_books_are_balanced_whatever_happens(
+            steps in proptest::collection::vec((0..4_u8, 0..6_usize), 0..80)
+        ) {
+            let seats = seats(4);
+            let mut held: Vec<Seat> = Vec::new();
+            for (step, which) in steps {
+                match step {
+                    0 => held.extend(seats.take([ONE, OTHER][which % 2])),
+                    1 if !held.is_empty() => drop(held.swap_remove(which % held.len())),
+                    2 => held.retain(|seat| !seat.evicted().is_cancelled()),
+                    _ if !held.is_empty() => {
+                        let occupations = [
+                            Occupation::Waiting,
+                            Occupation::Receiving,
+                            Occupation::Working,
+                        ];
+                        held[which % held.len()].is_now(occupations[which % 3]);
+                    }
+                    _ => {}
+                }
+                let table = seats.lock();
+                prop_assert_eq!(table.taken, held.len());
+                prop_assert_eq!(table.ranking.iter().map(|(taken, _)| taken).sum::<usize>(), held.len());
+                prop_assert_eq!(table.ranking.len(), table.clients.len());
+            }
+            drop(held);
+            let table = seats.lock();
+            prop_assert!(table.taken == 0 && table.clients.is_empty() && table.ranking.is_empty());
+        }
     }
 }

@@ -147,7 +147,7 @@ async fn accept<S: Site>(listener: std::net::TcpListener, edge: Arc<Edge<S>>) ->
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) => match edge.seats.take() {
+            Ok((stream, client)) => match edge.seats.take(client.ip()) {
                 Some(seat) => {
                     connections.spawn(connection(Arc::clone(&edge), stream, client, seat));
                 }

@@ -215,6 +215,14 @@ impl Forward {
         Err(self.refusal(&journey, record))
     }
 
+    /// What to say to a request, whatever its body, while it is known of every pod that it has no room.
+    pub(crate) fn is_full(&self) -> Option<Answer> {
+        let topology = self.topology()?;
+        let mut journey = Journey::new(Tier::ALL.to_vec(), Tier::Primary, MOST_BODIES);
+        let open = journey.next(&self.contestants(&topology), |_| 0);
+        journey.full_for().filter(|_| open.is_empty()).map(full)
+    }
+
     /// Whether another pod may be asked after one that did not say 429: that takes a retry of the budget.
     fn may_retry(&self, journey: &Journey, reason: &'static str) -> bool {
         if reason == "429" || !journey.goes_on() {
@@ -235,9 +243,7 @@ impl Forward {
             return lost();
         }
         if let Some(time) = journey.full_for() {
-            let message = "every pod's queue is full";
-            let answer = Answer::error(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
-            return answer.retry_after(jittered(time));
+            return full(time);
         }
         unavailable("no pod could take the request")
     }
@@ -316,6 +322,11 @@ fn not_found(error: &UnknownModel) -> Answer {
 fn unavailable(message: &str) -> Answer {
     Answer::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
         .retry_after(jittered(SOON))
+}
+
+fn full(time: Duration) -> Answer {
+    let message = "every pod's queue is full";
+    Answer::error(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).retry_after(jittered(time))
 }
 
 fn lost() -> Answer {

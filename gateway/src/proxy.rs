@@ -121,6 +121,9 @@ impl Proxy {
         body: Body,
         visit: &mut Visit,
     ) -> Result<Response<ResponseBody>, Answer> {
+        if let Some(answer) = self.forward.is_full() {
+            return Err(answer);
+        }
         let held = match body::read(&self.budget, head, body, self.limits).await {
             Ok(held) => held,
             // What the client still sends is not read.

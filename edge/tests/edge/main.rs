@@ -82,10 +82,6 @@ async fn bodies_of_every_framing_arrive_whole() {
             ),
             "5",
         ),
-        (
-            "POST / HTTP/1.1\nHost: x\nConnection: close\nContent-Length: 3\n\nabc".to_owned(),
-            "3",
-        ),
     ] {
         let answer = stage.say(&request).await;
         assert_eq!(status(&answer), "200", "{answer}");

@@ -1,6 +1,6 @@
 //! Clients that announce, stall, flood, leave or say too much: what they get, and what the others notice.
 
-use crate::pods::{listen, pod};
+use crate::pods::{listen, pod, refusing};
 use crate::stage::{BOUNDS, Gateway, gateway, topology};
 use axum::Router;
 use axum::http::StatusCode;
@@ -38,6 +38,20 @@ fn request(body: &str) -> String {
     format!("{HEAD}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_every_pod_is_full_a_head_is_enough_to_be_told_so() {
+    let full = refusing(StatusCode::TOO_MANY_REQUESTS, "50").await;
+    let gateway = gateway(&[full], &[]).await;
+    let answer = gateway.post("{}").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    let announced = format!("{HEAD}Content-Length: {}\r\n\r\n", BOUNDS.max_body_bytes);
+    let answer = rest(&mut connect(&gateway, &announced).await).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 429") && answer.contains("queue_full"),
+        "{answer}"
+    );
+}
+
 /// A pod that answers once it may.
 async fn patient() -> (std::net::SocketAddr, Arc<Semaphore>) {
     let may = Arc::new(Semaphore::new(0));
@@ -51,13 +65,24 @@ async fn patient() -> (std::net::SocketAddr, Arc<Semaphore>) {
 }
 
 async fn shows(gateway: &Gateway, line: &str) {
-    let shown = async {
-        while !gateway.figures().lines().any(|shown| shown == line) {
+    let shown = || gateway.figures().lines().any(|shown| shown == line);
+    until(gateway, line, shown).await;
+}
+
+async fn until(gateway: &Gateway, what: &str, holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let outcome = tokio::time::timeout(PATIENCE, shown).await;
-    assert!(outcome.is_ok(), "no {line} in {}", gateway.figures());
+    let outcome = tokio::time::timeout(PATIENCE, waits).await;
+    assert!(outcome.is_ok(), "no {what} in {}", gateway.figures());
+}
+
+fn figure(gateway: &Gateway, name: &str) -> usize {
+    let figures = gateway.figures();
+    let value = figures.lines().find_map(|line| line.strip_prefix(name));
+    value.map_or(0, |value| value.trim().parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,17 +117,25 @@ async fn large_bodies_that_wait_for_pods_leave_room_for_small_ones() {
     for _ in 0..10 {
         clients.push(connect(&gateway, &request(&large)).await);
     }
-    // Those that find no room are told so within a second.
-    shows(
-        &gateway,
-        "zimage_gateway_rejected_total{reason=\"overloaded\"} 6",
-    )
-    .await;
+    // At most four have room; whoever finds none is told so within a second.
+    let refused = || {
+        figure(
+            &gateway,
+            "zimage_gateway_rejected_total{reason=\"overloaded\"}",
+        )
+    };
+    let waiting = || figure(&gateway, "zimage_gateway_requests_in_flight");
+    let settled = || (6..10).contains(&refused()) && refused() + waiting() == 10;
+    until(&gateway, "room for some and none for others", settled).await;
+    let large = waiting();
     let small = tokio::spawn({
         let url = gateway.url("/v1/images/generations");
         gateway.http.post(url).body("{}").send()
     });
-    shows(&gateway, "zimage_gateway_requests_in_flight 5").await;
+    until(&gateway, "small request beside the large ones", || {
+        waiting() == large + 1
+    })
+    .await;
     may.add_permits(5);
     assert_eq!(small.await.unwrap().unwrap().status(), StatusCode::OK);
     shows(&gateway, "zimage_gateway_buffered_bytes 0").await;

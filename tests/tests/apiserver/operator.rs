@@ -23,7 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the operator in one namespace while `test` lasts.
 async fn with_operator(test: impl AsyncFnOnce(&Namespaced) -> Result<()>) -> Result<()> {
     with_api(async |client, namespace| {
-        let scope = Arc::new(Scope::follow(&client, Some(&namespace), &TaskTracker::new()));
+        let scope = Arc::new(Scope::follow(
+            &client,
+            Some(&namespace),
+            &TaskTracker::new(),
+        ));
         let whole = async || Ok(scope.is_whole().then_some(()));
         wait::until("the lists", PATIENCE, whole).await?;
         let shared = Shared {
@@ -63,7 +67,8 @@ impl Namespaced {
         let name = manifest["metadata"]["name"].as_str().context("a name")?;
         let parameters = PatchParams::apply("test").force();
         let api = self.api::<ZImageDeployment>();
-        api.patch(name, &parameters, &Patch::Apply(&manifest)).await?;
+        api.patch(name, &parameters, &Patch::Apply(&manifest))
+            .await?;
         Ok(())
     }
 
@@ -74,14 +79,17 @@ impl Namespaced {
             let status = api.get(name).await?.status.unwrap_or_default();
             let mut conditions = status.conditions.into_iter();
             let accepted = conditions.find(|condition| condition.type_ == "Accepted");
-            Ok(accepted.filter(|it| it.reason == reason).map(|it| it.message))
+            Ok(accepted
+                .filter(|it| it.reason == reason)
+                .map(|it| it.message))
         })
         .await
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_of_somebody_else_stays_byte_for_byte_and_frees_the_name_when_it_goes() -> Result<()> {
+async fn a_service_of_somebody_else_stays_byte_for_byte_and_frees_the_name_when_it_goes()
+-> Result<()> {
     with_operator(async |here| {
         let services = here.api::<Service>();
         let theirs: Service = serde_json::from_value(json!({"metadata": {"name": "fox"},
@@ -91,7 +99,12 @@ async fn a_service_of_somebody_else_stays_byte_for_byte_and_frees_the_name_when_
         let message = here.accepted("fox", "NameTaken").await?;
         assert!(message.contains("Service fox"), "{message}");
         assert_eq!(services.get("fox").await?, theirs);
-        assert!(here.api::<Deployment>().get_opt("fox-primary").await?.is_none());
+        assert!(
+            here.api::<Deployment>()
+                .get_opt("fox-primary")
+                .await?
+                .is_none()
+        );
 
         services.delete("fox", &DeleteParams::default()).await?;
         here.accepted("fox", "Valid").await?;
@@ -107,7 +120,8 @@ async fn the_younger_of_two_deployments_whose_services_meet_is_refused() -> Resu
         here.apply(valid()).await?;
         here.accepted("fox", "Valid").await?;
         let before = here.api::<Service>().get("fox-primary").await?.spec;
-        here.apply(valid().with("metadata.name", json!("fox-primary"))).await?;
+        here.apply(valid().with("metadata.name", json!("fox-primary")))
+            .await?;
         let message = here.accepted("fox-primary", "NameTaken").await?;
         assert!(message.contains("older ZImageDeployment fox"), "{message}");
         assert_eq!(here.api::<Service>().get("fox-primary").await?.spec, before);
@@ -125,7 +139,9 @@ async fn a_field_that_is_taken_out_of_the_spec_leaves_a_child_that_was_created()
         let deployments = here.api::<Deployment>();
         let selector = async || -> Result<Option<Value>> {
             let deployment = serde_json::to_value(deployments.get("fox-primary").await?)?;
-            Ok(Some(deployment["spec"]["template"]["spec"]["nodeSelector"].clone()))
+            Ok(Some(
+                deployment["spec"]["template"]["spec"]["nodeSelector"].clone(),
+            ))
         };
         assert_eq!(selector().await?, Some(json!({"a": "b"})));
         here.apply(valid()).await?;
