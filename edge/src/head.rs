@@ -13,6 +13,9 @@ const MOST_HEADERS: usize = 100;
 /// Most bytes of a request's target.
 const MOST_TARGET_BYTES: usize = 8 << 10;
 
+/// Most bytes that a body may be said to have: some programs count with signs.
+const MOST_ANNOUNCED: u64 = i64::MAX.unsigned_abs();
+
 /// How long the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -82,6 +85,10 @@ fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refu
     if target.len() > MOST_TARGET_BYTES {
         return Err(target_too_long());
     }
+    // hyper would refuse it, and say nothing.
+    if http::Uri::try_from(target).is_err() {
+        return Err(malformed("the target is no URI"));
+    }
     let values = |name: &str| {
         let named = request.headers.iter();
         named
@@ -135,6 +142,7 @@ fn framing(lengths: &[&[u8]], codings: &[&[u8]], is_1_1: bool) -> Result<Framing
             let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(length).ok().filter(|_| digits);
             text.and_then(|text| text.parse().ok())
+                .filter(|&bytes| bytes <= MOST_ANNOUNCED)
                 .map(Framing::Length)
                 .ok_or_else(|| malformed("Content-Length is no number of bytes"))
         }
@@ -231,6 +239,7 @@ mod tests {
             "Content-Length: 0x0e\r\n",
             "Content-Length:\r\n",
             "Content-Length: 99999999999999999999\r\n",
+            "Content-Length: 18446744073709551615\r\n",
             "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: xchunked\r\n",
             "Transfer-Encoding: chunked, identity\r\n",
@@ -293,6 +302,24 @@ mod tests {
         assert_eq!(status(&lines(100)), 431);
         let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(9000));
         assert_eq!(status(&long), 414);
+    }
+
+    #[test]
+    fn what_is_no_uri_is_refused_here() {
+        for target in [
+            "/<x>",
+            "/a`b",
+            "/v1/models?a=\"b\"",
+            "/v1/{id}",
+            "x y",
+            "//[",
+        ] {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let accepted = target.parse::<http::Uri>().is_ok();
+            assert_eq!(status(&head), if accepted { 200 } else { 400 }, "{target}");
+        }
+        let head = b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert!(examine(head, 0).is_err());
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! Whether it waits for a head or for a body makes no difference: clients that announce bodies and send none would keep
 //! their places, and those that have only just come would lose theirs before their first byte is read.
 
+use crate::budget::of_one_client;
 use crate::metrics::Metrics;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// What a connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Occupation {
-    /// It has no complete head, or is idle between requests. Bytes of a head make no difference.
+    /// It has no complete head, is idle between requests, or its client takes nothing of the answer. Bytes of a head make no
+    /// difference.
     Waiting,
     /// Its request's body is still to come. Told again whenever some of it came.
     Receiving,
@@ -66,7 +68,7 @@ impl Seats {
 
     /// A place, if need be another connection's. `None`: every connection works.
     pub(crate) fn take(&self, client: IpAddr) -> Option<Seat> {
-        let client = network(client);
+        let client = of_one_client(client);
         let mut table = self.lock();
         if table.taken >= self.most && !table.evict() {
             return None;
@@ -128,14 +130,6 @@ impl Table {
             }
         }
         false
-    }
-}
-
-/// Whom an address belongs to: of version 6, one client has a whole network of 64 bits.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -245,14 +239,6 @@ mod tests {
         }
         assert!(seats.take(ONE).is_some());
         assert!(honest.evicted().is_cancelled());
-    }
-
-    #[test]
-    fn the_addresses_of_one_network_are_one_client() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), ONE);
     }
 
     proptest! {

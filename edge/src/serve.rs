@@ -20,7 +20,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,6 +36,10 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// How long a connection is kept for the client to read its last answer.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Connections beyond the bound, for heads that are answered at once: probes come through whatever all the others do.
+const SPARE: usize = 16;
+/// Bytes that the kernel holds of an answer beyond what the client has room for.
+const UNSENT: u32 = 64 << 10;
 /// Pauses after a connection could not be accepted, as when files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What hyper may buffer of a request and of an answer: a whole head.
@@ -90,6 +94,7 @@ struct Edge<S> {
     site: Arc<S>,
     bounds: Bounds,
     seats: Seats,
+    spare: Seats,
     metrics: Metrics,
     workers: Handle,
     stop: Stop,
@@ -111,6 +116,7 @@ pub async fn serve<S: Site>(
         site,
         bounds,
         seats: Seats::new(bounds.connections, metrics.clone()),
+        spare: Seats::new(SPARE, metrics.clone()),
         metrics,
         workers: Handle::current(),
         stop,
@@ -147,9 +153,14 @@ async fn accept<S: Site>(listener: std::net::TcpListener, edge: Arc<Edge<S>>) ->
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) => match edge.seats.take(client.ip()) {
-                Some(seat) => {
-                    connections.spawn(connection(Arc::clone(&edge), stream, client, seat));
+            Ok((stream, client)) => match edge.place(client.ip()) {
+                Some((seat, welcome)) => {
+                    let guest = Guest {
+                        client,
+                        seat: Arc::new(seat),
+                        welcome,
+                    };
+                    connections.spawn(connection(Arc::clone(&edge), stream, guest));
                 }
                 None => edge.turn_away(&stream, client),
             },
@@ -167,21 +178,31 @@ async fn accept<S: Site>(listener: std::net::TcpListener, edge: Arc<Edge<S>>) ->
     Ok(())
 }
 
-async fn connection<S: Site>(
-    edge: Arc<Edge<S>>,
-    stream: TcpStream,
+/// Which requests of a connection are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Welcome {
+    /// All.
+    Any,
+    /// Those that are answered at once: every connection works.
+    AtOnce,
+}
+
+/// A client with a connection.
+struct Guest {
     client: SocketAddr,
-    seat: Seat,
-) {
+    seat: Arc<Seat>,
+    welcome: Welcome,
+}
+
+async fn connection<S: Site>(edge: Arc<Edge<S>>, stream: TcpStream, guest: Guest) {
     if let Err(error) = set_options(&stream, edge.bounds.times.write) {
         tracing::debug!(%error, "an option of a connection could not be set");
     }
-    let seat = Arc::new(seat);
-    let evicted = seat.evicted().clone();
+    let (client, evicted) = (guest.client.ip(), guest.seat.evicted().clone());
     tokio::select! {
         biased;
-        () = evicted.cancelled() => edge.metrics.cut(client.ip(), "evicted"),
-        () = edge.converse(stream, client, seat) => {}
+        () = evicted.cancelled() => edge.metrics.cut(client, "evicted"),
+        () = edge.converse(stream, guest) => {}
     }
 }
 
@@ -189,14 +210,19 @@ fn set_options(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(user_timeout))
 }
 
 impl<S: Site> Edge<S> {
+    fn place(&self, client: IpAddr) -> Option<(Seat, Welcome)> {
+        let seat = self.seats.take(client).map(|seat| (seat, Welcome::Any));
+        seat.or_else(|| Some((self.spare.take(client)?, Welcome::AtOnce)))
+    }
+
     /// Every connection works: the new one is told so.
     fn turn_away(&self, stream: &TcpStream, client: SocketAddr) {
-        let message = "there are as many connections as can be served; try again soon";
-        let refusal = Refusal::overloaded("connections", message);
+        let refusal = no_place();
         self.metrics.reject(Some(client.ip()), &refusal);
         // A new connection's buffer has room for it.
         if let Err(error) = stream.try_write(&refusal.wire_format()) {
@@ -204,8 +230,9 @@ impl<S: Site> Edge<S> {
         }
     }
 
-    async fn converse(&self, stream: TcpStream, client: SocketAddr, seat: Arc<Seat>) {
-        let mut wire = Wire::new(stream, self.bounds.times, Arc::clone(&seat));
+    async fn converse(&self, stream: TcpStream, guest: Guest) {
+        let client = guest.client;
+        let mut wire = Wire::new(stream, self.bounds.times, Arc::clone(&guest.seat));
         // hyper's buffers are made once there is a request.
         let begun = tokio::select! {
             begun = poll_fn(|cx| wire.poll_head(cx)) => begun,
@@ -218,7 +245,7 @@ impl<S: Site> Edge<S> {
         }
         let exchange = wire.exchange();
         let service = service_fn(|request| {
-            let answer = self.answer(request, client, &exchange, &seat);
+            let answer = self.answer(request, &guest, &exchange);
             Box::pin(answer) as Pin<Box<dyn Future<Output = _> + Send + '_>>
         });
         let mut conversation = http1::Builder::new()
@@ -254,14 +281,18 @@ impl<S: Site> Edge<S> {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        client: SocketAddr,
+        guest: &Guest,
         exchange: &Arc<Exchange>,
-        seat: &Arc<Seat>,
     ) -> Result<Response<Answer>, Infallible> {
         let (mut head, body) = request.into_parts();
+        let client = guest.client;
         head.extensions.insert(Client(client));
         let mut response = if let Some(answer) = self.site.at_once(&head) {
             answer.map(boxed)
+        } else if guest.welcome == Welcome::AtOnce {
+            let refusal = no_place();
+            self.metrics.reject(Some(client.ip()), &refusal);
+            refusal.into_response(true).map(boxed)
         } else if let Err(refusal) = self.site.check(&head, client) {
             self.metrics.reject(Some(client.ip()), &refusal);
             refusal.into_response(false).map(boxed)
@@ -269,7 +300,7 @@ impl<S: Site> Edge<S> {
             let body = Body {
                 inner: body,
                 exchange: Arc::clone(exchange),
-                seat: Arc::clone(seat),
+                seat: Arc::clone(&guest.seat),
             };
             let answer = Arc::clone(&self.site).answer(Request::from_parts(head, body));
             let task = self.workers.spawn(answer);
@@ -289,6 +320,11 @@ impl<S: Site> Edge<S> {
 
 fn boxed(body: Full<Bytes>) -> ResponseBody {
     body.map_err(|never| match never {}).boxed_unsync()
+}
+
+fn no_place() -> Refusal {
+    let message = "there are as many connections as can be served; try again soon";
+    Refusal::overloaded("connections", message)
 }
 
 fn failed() -> Refusal {

@@ -25,6 +25,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Bytes that are read at a time, and that are kept of what comes after a request.
 const MOST_BUFFERED: usize = head::MOST_BYTES;
+/// Bytes that a client takes in a second, on average over the time that it is waited for.
+const SLOWEST: u64 = 8 << 10;
 /// What a connection holds before its head is larger.
 const FIRST_BUFFER: usize = 1 << 10;
 
@@ -35,7 +37,7 @@ pub struct Times {
     pub head: Duration,
     /// A connection may wait so long for a request.
     pub idle: Duration,
-    /// A client must take something of its answer in this time.
+    /// A client must take something of its answer in this time, and 8 KiB/s on average.
     pub write: Duration,
 }
 
@@ -92,6 +94,27 @@ enum Phase {
     Ended,
 }
 
+/// A client that takes nothing, and when it is cut.
+struct Stall {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+/// What a connection's client took so far.
+#[derive(Default)]
+struct Taking {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Taking {
+    /// How long the client may take nothing now: `most`, and less when it was slow before.
+    fn left(&self, most: Duration) -> Duration {
+        let paid = Duration::from_secs(self.bytes / SLOWEST);
+        (most + paid).saturating_sub(self.waited).min(most)
+    }
+}
+
 pub(crate) struct Wire {
     stream: TcpStream,
     times: Times,
@@ -102,8 +125,10 @@ pub(crate) struct Wire {
     seen: usize,
     /// When the head must be there.
     deadline: Pin<Box<Sleep>>,
-    /// When a client that takes nothing is cut.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// The client takes nothing at present.
+    stalled: Option<Stall>,
+    /// For how long clients were waited for to take bytes, and how many they took.
+    taking: Taking,
     is_1_1: bool,
     /// An answer has begun.
     has_written: bool,
@@ -125,6 +150,7 @@ impl Wire {
             seen: 0,
             deadline: Box::pin(sleep(times.idle)),
             stalled: None,
+            taking: Taking::default(),
             is_1_1: true,
             has_written: false,
             flushed: false,
@@ -274,8 +300,9 @@ impl Wire {
                     Err(error) => return Poll::Ready(error),
                 }
             }
+            // A client of HTTP/1.0 may have finished sending, and understands no interim response: its answer tells.
             if !self.is_1_1 {
-                return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
+                return Poll::Pending;
             }
             self.phase = Phase::Working(Absence::suspected());
         }
@@ -299,7 +326,12 @@ impl Wire {
             match write(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
-                    self.stalled = None;
+                    let bytes = written.as_ref().map_or(0, |&bytes| bytes as u64);
+                    self.taking.bytes += bytes;
+                    if let Some(stall) = self.stalled.take() {
+                        self.taking.waited += stall.since.elapsed();
+                        self.seat.is_now(Occupation::Working);
+                    }
                     return Poll::Ready(written);
                 }
             }
@@ -307,9 +339,15 @@ impl Wire {
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let time = self.times.write;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(time)));
-        if stalled.as_mut().poll_elapsed(cx) {
+        if self.stalled.is_none() {
+            // Clients that take nothing must not keep others out.
+            self.seat.is_now(Occupation::Waiting);
+        }
+        let stall = self.stalled.get_or_insert_with(|| Stall {
+            since: Instant::now(),
+            end: Box::pin(sleep(self.taking.left(self.times.write))),
+        });
+        if stall.end.as_mut().poll_elapsed(cx) {
             self.cut = Some("write_timeout");
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -447,5 +485,25 @@ impl hyper::rt::Write for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(SockRef::from(&self.stream).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_a_little_now_and_then_has_less_time_each_time() {
+        let most = Duration::from_secs(60);
+        let after = |bytes, seconds| {
+            let waited = Duration::from_secs(seconds);
+            Taking { bytes, waited }.left(most).as_secs()
+        };
+        assert_eq!(after(0, 0), 60);
+        assert_eq!(after(100, 50), 10);
+        assert_eq!(after(200, 100), 0);
+        // Who takes 8 KiB/s has all the time, but no more than that for one wait.
+        assert_eq!(after(1000 * SLOWEST, 1000), 60);
+        assert_eq!(after(1000 * SLOWEST, 0), 60);
     }
 }

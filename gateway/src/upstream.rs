@@ -32,7 +32,7 @@ const MOST_IDLE: usize = 32;
 const MOST_HEAD_BYTES: usize = 32 << 10;
 const MOST_HEADERS: usize = 100;
 /// Bytes of an answer that are read ahead of the client.
-const MOST_READ_AHEAD: usize = 256 << 10;
+const MOST_READ_AHEAD: usize = 64 << 10;
 /// Time for a sign of life.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A body up to this size is sent together with its head.

@@ -114,6 +114,20 @@ async fn a_client_that_has_finished_sending_is_answered() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_that_has_finished_sending_is_answered() {
+    let mut stage = stage(BOUNDS).await;
+    let mut client = stage.client().await;
+    client
+        .send(post("/wait", "{}").replacen("HTTP/1.1", "HTTP/1.0", 1))
+        .await;
+    SockRef::from(&client.0).shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stage.event().await, "begun");
+    stage.site.may_answer.add_permits(1);
+    let answer = client.all().await;
+    assert!(answer.ends_with("\r\n\r\n2"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_client_that_has_left_takes_its_work_with_it() {
     for after in ["", "\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut stage = stage(BOUNDS).await;

@@ -64,16 +64,17 @@ async fn a_thousand_clients_that_announce_bodies_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_every_connection_works_a_new_one_is_told_so() {
+async fn when_every_connection_works_a_new_one_is_told_so_and_probes_are_answered() {
     let mut stage = stage(few(2)).await;
     let mut clients = [stage.client().await, stage.client().await];
     for client in &mut clients {
         client.send(post("/wait", "{}")).await;
         assert_eq!(stage.event().await, "begun");
     }
-    // It may read the answer only if it has sent nothing: what it sends meets a closed connection.
-    let answer = stage.client().await.all().await;
+    let answer = stage.say(&post("/", "{}")).await;
     assert_eq!(status(&answer), "503", "{answer}");
+    let probe = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&stage.say(probe).await), "200");
     assert!(answer.contains("retry-after: "), "{answer}");
     assert_eq!(stage.rejected("connections"), 1);
     stage.site.may_answer.add_permits(2);
@@ -81,6 +82,22 @@ async fn when_every_connection_works_a_new_one_is_told_so() {
         client.until("\r\n\r\n2").await;
     }
     assert_eq!(honest(&stage, 3).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_take_no_answer_give_their_places() {
+    let stage = stage(few(4)).await;
+    let mut takers = Vec::new();
+    for _ in 0..4 {
+        let mut client = stage.client().await;
+        client.send(post("/large", "{}")).await;
+        takers.push(client);
+    }
+    // Their answers come to a stop once the kernel's buffers are full.
+    let served = async { while honest(&stage, 1).await == 0 {} };
+    let outcome = tokio::time::timeout(PATIENCE, served).await;
+    assert!(outcome.is_ok(), "{}", stage.figures());
+    assert!(stage.rejected("evicted") > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

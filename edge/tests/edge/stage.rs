@@ -104,6 +104,7 @@ pub(crate) async fn stage(bounds: Bounds) -> Stage {
         total: 16 << 20,
         client_parts: 4,
         largest: BODY,
+        answers: 0,
     };
     let (begun, events) = mpsc::unbounded_channel();
     let site = Arc::new(Echo {
