@@ -79,23 +79,29 @@ pub struct BodyLimits {
     pub grace: Duration,
     /// Bytes a second.
     pub rate: u32,
+    /// Time between two pieces.
+    pub pause: Duration,
 }
 
 impl BodyLimits {
-    /// A body of up to `bytes` bytes: two minutes, and 64 kB a second after five seconds.
+    /// A body of up to `bytes` bytes: two minutes, and 64 kB a second after five seconds, with pauses of ten at the most.
     pub fn of(bytes: usize) -> Self {
         Self {
             bytes,
             time: Duration::from_secs(120),
             grace: Duration::from_secs(5),
             rate: 64_000,
+            pause: Duration::from_secs(10),
         }
     }
 
-    /// When the next byte must be here, `got` of them having come since `began`.
+    /// When the next byte must be here, `got` of them having come since `began`, the last ones now.
     fn deadline(&self, began: Instant, got: usize) -> Instant {
         let earned = Duration::from_secs_f64(got as f64 / f64::from(self.rate.max(1)));
-        (began + self.grace + earned).min(began + self.time)
+        let paused = Instant::now() + self.pause;
+        (began + self.grace + earned)
+            .min(began + self.time)
+            .min(paused)
     }
 }
 
@@ -123,7 +129,17 @@ where
 {
     let client = head.extensions.get::<Client>();
     let client = client.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |client| client.0.ip());
-    let held = collect(budget.charge(client), announced(head), body, limits).await;
+    let announced = announced(head);
+    // What would never find room is too large, whatever may be sent elsewhere.
+    let limits = BodyLimits {
+        bytes: limits.bytes.min(budget.largest_body()),
+        ..limits
+    };
+    let charge = match announced {
+        Some(length) if length > SMALL => budget.large_charge(client),
+        _ => budget.charge(client),
+    };
+    let held = collect(charge, announced, body, limits).await;
     held.inspect_err(|refusal| budget.metrics().reject(Some(client), refusal))
 }
 
@@ -206,10 +222,11 @@ fn too_large(most: usize) -> Refusal {
 
 fn too_slow(limits: BodyLimits) -> Refusal {
     let message = format!(
-        "the body comes too slowly: it must be complete within {} s, and come with {} bytes a second after {} s",
+        "the body comes too slowly: it must be complete within {} s, come with {} bytes a second after {} s, and pause for {} s at the most",
         limits.time.as_secs(),
         limits.rate,
-        limits.grace.as_secs()
+        limits.grace.as_secs(),
+        limits.pause.as_secs()
     );
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
 }

@@ -20,10 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct BudgetOptions {
     /// Bytes in all.
     pub total: usize,
-    /// One client's share is one part in so many, but at least `largest`; a client that is alone may take all. 1: no share.
+    /// One client's share is one part in so many, but at least `largest`; a client that is alone
+    /// leaves a quarter for the next one. 1: no share.
     pub client_parts: usize,
     /// The largest body: one of them always fits into a client's share.
     pub largest: usize,
+    /// Bytes of `total` that answers have. One that is larger fits when there is no other.
+    pub answers: usize,
 }
 
 /// The memory for bodies. Clones share it.
@@ -36,7 +39,7 @@ pub struct Budget {
 
 #[derive(Default)]
 struct State {
-    pools: Mutex<[Pool; 2]>,
+    pools: Mutex<[Pool; 3]>,
     given_back: Notify,
 }
 
@@ -50,6 +53,7 @@ struct Pool {
 enum Part {
     Small = 0,
     Large = 1,
+    Answer = 2,
 }
 
 /// Memory that is held, until it is dropped.
@@ -85,12 +89,35 @@ impl Budget {
         }
     }
 
+    /// The same, none of it of the part that small bodies have.
+    pub(crate) fn large_charge(&self, client: IpAddr) -> Charge {
+        let mut charge = self.charge(client);
+        charge.part = Part::Large;
+        charge
+    }
+
+    /// Room for an answer of so many bytes, if there is any.
+    pub fn answer(&self, client: IpAddr, bytes: usize) -> Option<Charge> {
+        let mut charge = self.charge(client);
+        charge.part = Part::Answer;
+        self.try_take(Part::Answer, charge.client, bytes).then(|| {
+            charge.bytes = bytes;
+            charge
+        })
+    }
+
+    /// The largest body that there may be room for.
+    pub(crate) fn largest_body(&self) -> usize {
+        self.size(Part::Large)
+    }
+
     /// Bytes of one part of the memory.
     fn size(&self, part: Part) -> usize {
         let small = self.options.total / SMALL_SHARE;
         match part {
             Part::Small => small,
-            Part::Large => self.options.total - small,
+            Part::Large => self.options.total - small - self.options.answers,
+            Part::Answer => self.options.answers,
         }
     }
 
@@ -102,10 +129,16 @@ impl Budget {
         let largest = match part {
             Part::Small => SMALL,
             Part::Large => self.options.largest,
+            Part::Answer => size,
         };
-        let share = (size / self.options.client_parts.max(1)).max(largest);
-        let is_alone = own == pool.used;
-        if pool.used + bytes > size || (own + bytes > share && !is_alone) {
+        let share = match self.options.client_parts {
+            _ if part == Part::Answer => usize::MAX,
+            0 | 1 => size,
+            _ if own == pool.used => (size - size / 4).max(largest),
+            parts => (size / parts).max(largest),
+        };
+        let fits = pool.used + bytes <= size || (part == Part::Answer && pool.used == 0);
+        if !fits || own + bytes > share {
             return false;
         }
         pool.used += bytes;
@@ -132,7 +165,12 @@ impl Budget {
         self.state.given_back.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Pool; 2]> {
+    #[cfg(test)]
+    pub(crate) fn is_unused_by_small_bodies(&self) -> bool {
+        self.lock()[Part::Small as usize].used == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [Pool; 3]> {
         let pools = self.state.pools.lock();
         pools.unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,7 +199,11 @@ impl Charge {
         } else {
             more
         };
-        if !self.budget.try_take(Part::Large, self.client, moved) {
+        let part = match self.part {
+            Part::Answer => Part::Answer,
+            Part::Small | Part::Large => Part::Large,
+        };
+        if !self.budget.try_take(part, self.client, moved) {
             return false;
         }
         if self.part == Part::Small {
@@ -204,7 +246,7 @@ impl Drop for Charge {
 }
 
 /// One client has 2^64 addresses of version 6.
-fn of_one_client(address: IpAddr) -> IpAddr {
+pub(crate) fn of_one_client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -232,8 +274,30 @@ mod tests {
             total,
             client_parts: 4,
             largest: MIB,
+            answers: 0,
         };
         Budget::new(options, Metrics::default())
+    }
+
+    #[test]
+    fn answers_have_memory_of_their_own_and_the_largest_fits_alone() {
+        let options = BudgetOptions {
+            total: 16 * MIB,
+            client_parts: 2,
+            largest: MIB,
+            answers: 6 * MIB,
+        };
+        let budget = Budget::new(options, Metrics::default());
+        let uploads: Vec<_> = std::iter::from_fn(|| held(&budget, A, MIB)).collect();
+        assert_eq!(uploads.len(), 6);
+        let mut answers: Vec<_> = (0..6).filter_map(|_| budget.answer(A, MIB)).collect();
+        assert_eq!(answers.len(), 6);
+        assert!(budget.answer(B, 1).is_none());
+        answers[0].shrink(MIB - 1);
+        assert!(budget.answer(B, 1).is_some());
+        drop(answers);
+        let oversized = budget.answer(A, 20 * MIB);
+        assert!(oversized.is_some() && budget.answer(B, 1).is_none());
     }
 
     fn held(budget: &Budget, client: IpAddr, bytes: usize) -> Option<Charge> {
@@ -245,22 +309,23 @@ mod tests {
     fn uploads_cannot_take_what_small_bodies_have() {
         let budget = budget(16 * MIB);
         let uploads: Vec<_> = std::iter::from_fn(|| held(&budget, A, MIB)).collect();
-        assert_eq!(uploads.len(), 14);
+        assert_eq!(uploads.len(), 10);
         let small: Vec<_> = std::iter::from_fn(|| held(&budget, B, SMALL)).collect();
-        assert_eq!(small.len(), 2 * MIB / SMALL);
+        assert!(small.len() >= 2 * MIB / SMALL / 4 * 3, "{}", small.len());
         drop(uploads);
         assert!(held(&budget, A, MIB).is_some());
     }
 
     #[test]
-    fn a_client_among_others_has_a_quarter_and_alone_has_all() {
+    fn a_client_among_others_has_a_quarter_and_alone_leaves_one() {
         let budget = budget(16 * MIB);
         let other = held(&budget, B, MIB);
         let own: Vec<_> = std::iter::from_fn(|| held(&budget, A, MIB)).collect();
         assert_eq!(own.len(), 3);
         drop(other);
         let more: Vec<_> = std::iter::from_fn(|| held(&budget, A, MIB)).collect();
-        assert_eq!(own.len() + more.len(), 14);
+        assert_eq!(own.len() + more.len(), 10);
+        assert!(held(&budget, B, 3 * MIB).is_some());
     }
 
     #[test]

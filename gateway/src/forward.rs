@@ -13,7 +13,8 @@
 //! | had closed the idle connection | | was not sent: the same pod, on a new connection |
 //! | machine acknowledges nothing of a small request | failed (`connect`) | did not arrive: another pod |
 //! | 429 | full for its `Retry-After`, 60 s at the most | another pod, on the head alone |
-//! | 503 | | another pod, on the head alone |
+//! | 503 | failed (`unavailable`) | another pod, on the head alone |
+//! | 429 or 503 that says `x-zimage-refused: request` | answered | another pod, on the head alone |
 //! | 502, or an end of the connection, or no HTTP, or 1xx as the last word | failed (`reset`) | another pod; it counts as lost when its body was sent and no answer came |
 //! | process gives no sign of life, twice | failed (`silent`) | another pod, if one is in rotation; lost |
 //! | anything else | answered | that is the answer |

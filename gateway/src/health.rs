@@ -31,6 +31,8 @@ pub enum Failure {
     Reset,
     /// Its process answers nothing at all.
     Silent,
+    /// A 503, which is not about the request.
+    Unavailable,
 }
 
 impl Failure {
@@ -40,6 +42,7 @@ impl Failure {
             Self::Connect => "connect",
             Self::Reset => "reset",
             Self::Silent => "silent",
+            Self::Unavailable => "unavailable",
         }
     }
 }

@@ -174,7 +174,12 @@ impl Metrics {
 
     /// A counter is shown before it counts, so that its first increase is seen.
     fn show_zeros(&self) {
-        for failure in [Failure::Connect, Failure::Reset, Failure::Silent] {
+        for failure in [
+            Failure::Connect,
+            Failure::Reset,
+            Failure::Silent,
+            Failure::Unavailable,
+        ] {
             let reason = failure.as_str();
             drop(self.ejections.get_or_create(&WithReason { reason }));
         }

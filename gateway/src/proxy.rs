@@ -70,6 +70,7 @@ impl Proxy {
             total: bounds.max_buffered_bytes,
             client_parts: bounds.client_parts,
             largest: bounds.max_body_bytes,
+            answers: 0,
         };
         Self {
             forward,

@@ -11,6 +11,7 @@ fn budget() -> Budget {
         total: 16 * MIB,
         client_parts: 4,
         largest: 4 * MIB,
+        answers: 0,
     };
     Budget::new(options, Metrics::default())
 }
@@ -120,6 +121,29 @@ async fn a_client_must_send_64_kilobytes_a_second_after_five_seconds() {
     assert_eq!(status(None, drip(7, 1, second)).await, 408);
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_that_came_early_earn_no_long_pause() {
+    let long = Duration::from_secs(11);
+    assert_eq!(
+        status(None, drip(2, MIB, Duration::from_secs(4))).await,
+        200
+    );
+    let mut pauses = drip(2, MIB, Duration::ZERO);
+    pauses.pause = long;
+    assert_eq!(status(Some(2 * MIB), pauses).await, 408);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_body_takes_none_of_the_memory_of_small_ones_even_while_it_begins() {
+    let budget = budget();
+    let (head, limits) = (head(Some(MIB)), BodyLimits::of(4 * MIB));
+    let slow = drip(2, 1000, Duration::from_secs(2));
+    let mut reading = pin!(read(&budget, &head, slow, limits));
+    let soon = tokio::time::timeout(Duration::from_secs(3), &mut reading).await;
+    assert!(soon.is_err());
+    assert!(budget.is_unused_by_small_bodies());
+}
+
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_before_and_while_it_comes() {
     let empty = Full::new(Bytes::new());
@@ -142,7 +166,8 @@ async fn a_body_of_crumbs_costs_no_more_than_a_large_one() {
 async fn without_room_a_body_is_refused_after_a_second() {
     let budget = budget();
     let mut all = budget.charge(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    assert!(all.try_grow(14 * MIB));
+    let mut others = budget.charge(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    assert!(all.try_grow(10 * MIB) && others.try_grow(4 * MIB));
     let body = Full::new(Bytes::from(vec![b'x'; MIB]));
     let read = read(&budget, &head(None), body, BodyLimits::of(4 * MIB)).await;
     let refusal = read.err().unwrap();

@@ -15,6 +15,8 @@ use tokio::time::sleep;
 
 /// A pod that is to say whether it wants the body, and does not, gets it after this time (RFC 9110, section 10.1.1).
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
+/// On a 429 or a 503 of a server: it refuses this request, and may take another one.
+const REFUSED: &str = "x-zimage-refused";
 /// When to come again after a 429 that does not say.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -73,14 +75,23 @@ pub(super) async fn run(
             );
         }
     };
+    let of_request = answer.headers().get(REFUSED).is_some();
     match answer.status() {
         StatusCode::TOO_MANY_REQUESTS => {
             let time = retry_after(answer.headers());
-            asked.is_full(time);
+            if of_request {
+                asked.answered();
+            } else {
+                asked.is_full(time);
+            }
             Outcome::Full(time, body_sent)
         }
         StatusCode::SERVICE_UNAVAILABLE => {
-            asked.answered();
+            if of_request {
+                asked.answered();
+            } else {
+                asked.failed(Failure::Unavailable);
+            }
             Outcome::Declined("503", body_sent)
         }
         StatusCode::BAD_GATEWAY => {

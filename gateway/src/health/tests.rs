@@ -135,7 +135,8 @@ fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Failure::Connect),
             Just(Failure::Reset),
-            Just(Failure::Silent)
+            Just(Failure::Silent),
+            Just(Failure::Unavailable)
         ]
         .prop_map(Event::Failed),
         Just(Event::Asked),

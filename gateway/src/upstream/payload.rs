@@ -16,7 +16,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Headers about one connection (RFC 9110, section 7.6.1), those that the gateway sets itself, and those that are between
 /// the client and the gateway alone.
-const NOT_FORWARDED: [HeaderName; 13] = [
+const NOT_FORWARDED: [HeaderName; 19] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -30,6 +30,14 @@ const NOT_FORWARDED: [HeaderName; 13] = [
     header::CONTENT_LENGTH,
     header::AUTHORIZATION,
     header::COOKIE,
+    // What a browser says of the page it shows was checked here; a pod knows no list of origins.
+    header::ORIGIN,
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("sec-fetch-dest"),
+    // Nobody here wrote these, so nobody behind may believe them.
+    header::FORWARDED,
+    HeaderName::from_static("x-real-ip"),
 ];
 /// Headers of an answer about one connection.
 const NOT_RETURNED: [HeaderName; 8] = [

@@ -170,3 +170,39 @@ async fn clients_that_send_the_same_request_are_not_refused_when_their_pods_die(
         fallback.address.port()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_unavailable_at_once_draws_no_requests_to_itself() {
+    let broken = Raw::start(Does::SayAndStay(
+        b"HTTP/1.1 503 No\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ))
+    .await;
+    let well = Raw::start(Does::Answer).await;
+    let gateway = gateway(&[broken.address, well.address], &[]).await;
+    for _ in 0..200 {
+        assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
+    }
+    // It leaves the rotation after two, and is tried once at a time after that.
+    assert!(broken.posts() < 10, "{}", broken.posts());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_refuses_one_request_for_is_not_held_against_it() {
+    let refusals = [
+        "429 No\r\nretry-after: 50",
+        "503 No\r\nretry-after: 50",
+        "503 No",
+    ];
+    for refusal in refusals {
+        let head =
+            format!("HTTP/1.1 {refusal}\r\nx-zimage-refused: request\r\ncontent-length: 0\r\n\r\n");
+        let pod = Raw::start(Does::SayAndStay(head.into_bytes())).await;
+        let gateway = gateway(&[pod.address], &[]).await;
+        for _ in 0..5 {
+            assert_ne!(gateway.post("{}").await.status, StatusCode::OK);
+        }
+        assert_eq!(pod.posts(), 5, "{refusal}");
+        pod.now(Does::Answer);
+        assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
+    }
+}

@@ -22,6 +22,8 @@ pub enum Refusal {
     Full {
         /// When there may be room, as far as that is known.
         retry_after: Option<Duration>,
+        /// Whether a request of one image would be refused, too.
+        for_all: bool,
     },
     /// More images than there are places.
     TooMany {
@@ -74,11 +76,14 @@ impl<J> Admission<J> {
         if images > self.bounds.places {
             return Err(Refusal::TooMany { asked: images });
         }
+        self.wait_is_bearable()?;
         if self.used() + images > self.bounds.places {
-            let retry_after = self.next_end();
-            return Err(Refusal::Full { retry_after });
+            return Err(Refusal::Full {
+                retry_after: self.next_end(),
+                for_all: self.used() >= self.bounds.places,
+            });
         }
-        self.wait_is_bearable()
+        Ok(())
     }
 
     /// Keeps places for a request that is still being read.
@@ -193,6 +198,7 @@ impl<J> Admission<J> {
         match (self.wait(), self.bounds.wait) {
             (Some(wait), Some(most)) if wait > most => Err(Refusal::Full {
                 retry_after: Some(wait - most),
+                for_all: true,
             }),
             _ => Ok(()),
         }

@@ -51,6 +51,8 @@ pub enum SubmitError {
     QueueFull {
         /// When there may be room: a second to a minute, never the same for everybody.
         retry_after: Duration,
+        /// Whether a request of one image would be refused, too.
+        for_all: bool,
     },
     /// More images than the engine ever holds.
     #[error("{asked} images at once are more than the {most} that this server holds")]
@@ -239,8 +241,12 @@ impl Handle {
                 asked,
                 most: self.capacity,
             },
-            Refusal::Full { retry_after } => SubmitError::QueueFull {
+            Refusal::Full {
+                retry_after,
+                for_all,
+            } => SubmitError::QueueFull {
                 retry_after: spread(retry_after.unwrap_or_default()),
+                for_all,
             },
         }
     }

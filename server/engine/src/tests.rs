@@ -300,7 +300,7 @@ async fn what_would_wait_longer_than_allowed_is_refused_with_a_time_to_return() 
         ..request(2)
     };
     let _running = engine.submit(vec![long]).unwrap();
-    let Err(SubmitError::QueueFull { retry_after }) = one(&engine, 3) else {
+    let Err(SubmitError::QueueFull { retry_after, .. }) = one(&engine, 3) else {
         panic!("it was taken");
     };
     let minute = Duration::from_secs(60);

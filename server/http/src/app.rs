@@ -128,8 +128,8 @@ impl App {
     pub(crate) fn fault(&self) -> Option<Cow<'static, str>> {
         match self.get() {
             State::Serving(engine) | State::Leaving(engine) => {
-                let cause = engine.failure()?;
-                Some(format!("the device failed: {cause}").into())
+                engine.failure()?;
+                Some("the device failed; the log says why".into())
             }
             State::Loading => None,
         }
@@ -159,8 +159,10 @@ impl App {
 fn budget(total: usize, metrics: &HttpMetrics) -> Budget {
     let options = BudgetOptions {
         total,
-        client_parts: 4,
+        // Clients are the gateways, which tell theirs apart themselves.
+        client_parts: 2,
         largest: json_body::MAX_BYTES,
+        answers: total / 8 * 3,
     };
     Budget::new(options, metrics.edge.clone())
 }

@@ -1,7 +1,7 @@
 //! Errors in OpenAI's envelope (<https://platform.openai.com/docs/guides/error-codes>).
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use std::net::IpAddr;
@@ -16,6 +16,9 @@ const LONGEST_MESSAGE: usize = 1000;
 /// Characters of a field's name, as unknown ones are told.
 const LONGEST_NAME: usize = 100;
 
+/// `request` on a 429 or a 503: this request was refused, and another one may be taken. For gateways.
+const REFUSED: HeaderName = HeaderName::from_static("x-zimage-refused");
+
 /// An error answer.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
@@ -24,6 +27,8 @@ pub(crate) struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     retry_after: Option<Duration>,
+    /// Another request may be taken: the gateway must not think worse of this server.
+    of_request: bool,
     /// Counted and logged where it arose.
     told: bool,
 }
@@ -41,6 +46,7 @@ impl ApiError {
             param: None,
             code: None,
             retry_after: None,
+            of_request: false,
             told: false,
         }
     }
@@ -70,6 +76,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
             .with_code("overloaded")
             .with_retry_after(zimage_edge::jittered())
+            .of_this_request()
     }
 
     /// Counts and logs a request that was not taken, unless that was done where it was found. The message is left out: it
@@ -97,6 +104,12 @@ impl ApiError {
         self
     }
 
+    /// The cause lies in what was asked for: another request may be taken now.
+    pub(crate) fn of_this_request(mut self) -> Self {
+        self.of_request = true;
+        self
+    }
+
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
@@ -121,6 +134,9 @@ impl IntoResponse for ApiError {
             HeaderValue::from_static("nosniff"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.of_request {
+            headers.insert(REFUSED, HeaderValue::from_static("request"));
+        }
         if let Some(time) = self.retry_after {
             // Whole seconds, never 0: that would mean "at once". Nobody is sent away for more than a minute.
             let seconds = time.as_secs_f64().ceil().clamp(1.0, 60.0) as u64;
@@ -135,6 +151,8 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let error = Self::new(refusal.status, refusal.message.into_owned());
         Self {
+            // 429 and 503 of the edge are about one body's memory.
+            of_request: refusal.retry_after.is_some(),
             retry_after: refusal.retry_after,
             told: true,
             ..error.with_code(refusal.reason)
@@ -152,15 +170,20 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::QueueFull { retry_after } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+            SubmitError::QueueFull {
+                retry_after,
+                for_all,
+            } => Self {
+                of_request: !for_all,
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
                     .with_code("queue_full")
                     .with_retry_after(retry_after)
-            }
+            },
             // A gateway passes it on: another tier may hold as many. There is no use in coming here again.
             SubmitError::TooMany { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                 .with_code("too_many_images")
-                .with_param("n"),
+                .with_param("n")
+                .of_this_request(),
             SubmitError::Draining | SubmitError::Stuck | SubmitError::Failed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                     .with_code("unavailable")
@@ -172,6 +195,7 @@ impl From<SubmitError> for ApiError {
 
 impl From<ExecutorError> for ApiError {
     fn from(error: ExecutorError) -> Self {
+        let of_request = matches!(error, ExecutorError::OutOfMemory(_));
         let message = match error {
             ExecutorError::InvalidRequest { field, message } => {
                 return Self::invalid(field, message);
@@ -187,8 +211,11 @@ impl From<ExecutorError> for ApiError {
             }
         };
         // Another pod, or this one later, can make the image.
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
-            .with_code("unavailable")
-            .with_retry_after(Duration::from_secs(1))
+        Self {
+            of_request,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .with_code("unavailable")
+                .with_retry_after(Duration::from_secs(1))
+        }
     }
 }

@@ -21,6 +21,7 @@ use axum::response::Response;
 use base64_simd::STANDARD;
 use files::Memory;
 use futures::future::try_join_all;
+use std::net::{IpAddr, Ipv4Addr};
 use zimage_core::request::ImageRequest;
 use zimage_edge::body::Held;
 use zimage_edge::{Charge, Client};
@@ -28,15 +29,13 @@ use zimage_engine::{Engine, Places, Ticket};
 
 /// Makes the images of one request. What costs more comes later: a place in the queue, the body, its fields, its files.
 pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let client = request
-        .extensions()
-        .get::<Client>()
-        .map(|client| client.0.ip());
-    let outcome = admit(&app, request).await;
-    outcome.inspect_err(|error| error.tell(client, &app.metrics.edge))
+    let client = request.extensions().get::<Client>();
+    let client = client.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |client| client.0.ip());
+    let outcome = admit(&app, client, request).await;
+    outcome.inspect_err(|error| error.tell(Some(client), &app.metrics.edge))
 }
 
-async fn admit(app: &App, request: Request) -> Result<Response, ApiError> {
+async fn admit(app: &App, client: IpAddr, request: Request) -> Result<Response, ApiError> {
     let engine = app.engine()?;
     // Before the body is asked for. No place is kept while it comes: slow clients would fill the queue.
     engine.room()?;
@@ -50,7 +49,9 @@ async fn admit(app: &App, request: Request) -> Result<Response, ApiError> {
     };
     let made = async {
         let reader = app.clone();
-        let admitted = app.workers.run(move || read(&reader, &engine, held, place));
+        let admitted = app
+            .workers
+            .run(move || read(&reader, &engine, (client, held), place));
         generate(app, admitted.await??).await
     };
     tokio::time::timeout(timeout, made).await.map_err(late)?
@@ -61,11 +62,18 @@ struct Admitted {
     requests: Vec<ImageRequest>,
     format: ImageFormat,
     places: Places,
-    charge: Charge,
+    /// Memory of the images that came with the request.
+    inputs: Charge,
+    answer: Charge,
 }
 
 /// Reads a body's fields and then its files. Takes up to seconds: not for an async task.
-fn read(app: &App, engine: &Engine, held: Held, place: Places) -> Result<Admitted, ApiError> {
+fn read(
+    app: &App,
+    engine: &Engine,
+    (client, held): (IpAddr, Held),
+    place: Places,
+) -> Result<Admitted, ApiError> {
     // Seeds that people read and write again: 32 bits are enough.
     let random_seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
     let wish = body::parse(&held.bytes, &app.identity, &app.limits, random_seed)?;
@@ -91,12 +99,21 @@ fn read(app: &App, engine: &Engine, held: Held, place: Places) -> Result<Admitte
         request.control.clone_from(&control);
         request.references.clone_from(&references);
     }
+    // Before anything is computed: images that there is no memory for would be thrown away.
+    let bytes = requests.len().saturating_mul(answer_bytes(size));
+    let answer = app.budget.answer(client, bytes);
     Ok(Admitted {
         requests,
         format: wish.format,
         places,
-        charge: memory.without_body(),
+        inputs: memory.without_body(),
+        answer: answer.ok_or_else(ApiError::overloaded)?,
     })
+}
+
+/// Bytes of an image's file in base64, at the most: a PNG of noise has three bytes a pixel.
+fn answer_bytes((width, height): (u32, u32)) -> usize {
+    (width as usize * height as usize).saturating_mul(4)
 }
 
 /// Refuses what would not be made in time, by what the device took before.
@@ -113,7 +130,9 @@ fn refuse_late(app: &App, engine: &Engine, requests: &[ImageRequest]) -> Result<
         app.request_timeout.as_secs()
     );
     // Another tier may be faster: a gateway passes a 503 on.
-    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("too_slow"))
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+        .with_code("too_slow")
+        .of_this_request())
 }
 
 async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
@@ -121,7 +140,8 @@ async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
         requests,
         format,
         places,
-        mut charge,
+        inputs,
+        mut answer,
     } = admitted;
     let Some(first) = requests.first().cloned() else {
         return Err(ApiError::invalid("n", "n must be at least 1"));
@@ -130,14 +150,11 @@ async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
     let (images, files): (Vec<_>, Vec<_>) = images.into_iter().unzip();
     // The pixels are gone, and so are those of the request.
-    let length = files.iter().map(String::len).sum();
-    if !charge.grow(length).await {
-        return Err(ApiError::overloaded());
-    }
-    charge.shrink(length);
-    let answer = Answer::new(&first, images.iter(), format);
-    let answer = answer.with_files(files, charge);
-    let mut response = answer.map_err(|error| ApiError::internal("write the answer", &error))?;
+    drop(inputs);
+    answer.shrink(files.iter().map(String::len).sum());
+    let told = Answer::new(&first, images.iter(), format);
+    let response = told.with_files(files, answer);
+    let mut response = response.map_err(|error| ApiError::internal("write the answer", &error))?;
     let headers = response.headers_mut();
     headers.insert(
         "x-zimage-model",

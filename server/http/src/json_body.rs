@@ -76,6 +76,7 @@ mod tests {
             total: 256 << 20,
             client_parts: 1,
             largest: MAX_BYTES,
+            answers: 0,
         };
         let budget = Budget::new(options, Metrics::default());
         let mut request = Request::post("/");

@@ -30,17 +30,22 @@ pub fn api(app: App) -> Router {
         .with_state(app)
 }
 
-async fn unknown_path(uri: Uri) -> ApiError {
+async fn unknown_path(State(app): State<App>, uri: Uri) -> ApiError {
     let message = format!(
         "there is no {}; this server has POST /v1/images/generations and GET /v1/models",
         cut(uri.path())
     );
-    ApiError::new(StatusCode::NOT_FOUND, message).with_code("unknown_url")
+    let error = ApiError::new(StatusCode::NOT_FOUND, message).with_code("unknown_url");
+    error.tell(None, &app.metrics.edge);
+    error
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+async fn wrong_method(State(app): State<App>, method: Method, uri: Uri) -> ApiError {
     let message = format!("{} does not take {}", cut(uri.path()), cut(method.as_str()));
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).with_code("method_not_supported")
+    let error =
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).with_code("method_not_supported");
+    error.tell(None, &app.metrics.edge);
+    error
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {

@@ -337,6 +337,7 @@ async fn more_images_than_this_server_holds_are_for_another_one() {
     assert_eq!(answer.error("code"), "too_many_images");
     assert_eq!(answer.error("param"), "n");
     assert_eq!(answer.header("retry-after"), None);
+    assert_eq!(answer.header("x-zimage-refused"), Some("request"));
 }
 
 #[tokio::test]
@@ -402,6 +403,7 @@ async fn a_full_queue_says_when_to_come_again() {
     let refused: Vec<_> = refused.await.into_iter().flatten().collect();
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].error("code"), "queue_full");
+    assert_eq!(refused[0].header("x-zimage-refused"), None);
     assert!(
         refused[0]
             .header("retry-after")
@@ -439,7 +441,10 @@ async fn a_lost_device_gives_a_retryable_error_and_a_restart() {
         get(&app, "/healthz").await.status,
         StatusCode::SERVICE_UNAVAILABLE
     );
-    assert_eq!(get(&app, "/readyz").await.body, "the device failed: XID 79");
+    assert_eq!(
+        get(&app, "/readyz").await.body,
+        "the device failed; the log says why"
+    );
 }
 
 #[tokio::test]

@@ -85,9 +85,9 @@ fn what_would_wait_too_long_is_refused_with_the_time_after_which_it_would_not() 
     assert!(one(&mut admission, 8, 0).is_ok());
     assert!(one(&mut admission, 8, 1).is_ok(), "eight seconds are ahead");
     let refused = one(&mut admission, 1, 2);
-    let retry_after = Some(6 * SECOND);
-    assert_eq!(refused, Err(Refusal::Full { retry_after }));
-    assert_eq!(admission.room(1), Err(Refusal::Full { retry_after }));
+    let told = full(Some(6 * SECOND));
+    assert_eq!(refused, Err(told));
+    assert_eq!(admission.room(1), Err(told));
 }
 
 #[test]
@@ -116,11 +116,29 @@ fn the_wait_shrinks_with_each_step_and_is_shared_by_the_devices() {
 fn a_place_is_promised_for_when_the_next_image_ends() {
     let mut admission = measured(2, 1, None);
     let ids = [8, 8].map(|steps| one(&mut admission, steps, 0).unwrap());
-    let full = admission.room(1);
-    assert_eq!(full, Err(Refusal::Full { retry_after: None }));
+    assert_eq!(admission.room(1), Err(full(None)));
     admission.has_left(ids[0], 3);
-    let retry_after = Some(3 * SECOND);
-    assert_eq!(admission.room(1), Err(Refusal::Full { retry_after }));
+    assert_eq!(admission.room(1), Err(full(Some(3 * SECOND))));
+}
+
+#[test]
+fn many_images_that_find_no_room_leave_it_to_one() {
+    let mut admission = measured(4, 1, None);
+    one(&mut admission, 8, 0).unwrap();
+    let refused = admission.room(4);
+    assert!(
+        matches!(refused, Err(Refusal::Full { for_all: false, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(admission.room(1), Ok(()));
+}
+
+/// The refusal of a full queue, which a request of one image gets, too.
+fn full(retry_after: Option<Duration>) -> Refusal {
+    Refusal::Full {
+        retry_after,
+        for_all: true,
+    }
 }
 
 #[derive(Clone, Debug)]

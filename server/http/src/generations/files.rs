@@ -106,6 +106,7 @@ pub(super) mod tests {
             total: bytes,
             client_parts: 1,
             largest: bytes,
+            answers: 0,
         };
         let budget = Budget::new(options, Metrics::default());
         Memory::new(budget.charge(IpAddr::V4(Ipv4Addr::LOCALHOST)))

@@ -4,6 +4,7 @@ use super::*;
 use axum::body::Bytes;
 use futures::stream;
 use prometheus_client::registry::Registry;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -75,14 +76,29 @@ async fn uploads_that_do_not_end_keep_no_place_in_the_queue() {
 
 #[tokio::test]
 async fn a_body_beyond_the_memory_is_for_another_time() {
-    let app = serving().with_buffered_bytes(4 << 20);
-    let large = wish(json!({"image": "a".repeat(8 << 20)}));
-    let answer = post(&app, large).await;
+    let app = serving().with_buffered_bytes(16 << 20);
+    let mut others = app.budget.charge(Ipv4Addr::UNSPECIFIED.into());
+    assert!(others.try_grow(6 << 20));
+    let large = |bytes| wish(json!({"image": "a".repeat(bytes)}));
+    let answer = post(&app, large(4 << 20)).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.error("code"), "overloaded");
+    assert_eq!(answer.header("x-zimage-refused"), Some("request"));
     assert!(answer.header("retry-after").is_some());
+    // What never finds room is not asked to come again.
+    let answer = post(&app, large(9 << 20)).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(post(&app, wish(json!({}))).await.status, StatusCode::OK);
     assert!(figures(&app).contains(r#"zimage_http_rejected_total{reason="overloaded"} 1"#));
+}
+
+#[tokio::test]
+async fn images_that_there_is_no_memory_for_are_not_made() {
+    let app = serving().with_buffered_bytes(16 << 20);
+    let _others = app.budget.answer(Ipv4Addr::UNSPECIFIED.into(), 6 << 20);
+    let answer = post(&app, wish(json!({}))).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.error("code"), "overloaded");
 }
 
 #[tokio::test]
