@@ -66,6 +66,28 @@ fn zeros() -> Result<Vec<u8>> {
     Ok(data)
 }
 
+/// A WebP of a million chunks without a byte, and no image.
+fn webp_of_chunks() -> Vec<u8> {
+    let canvas = [b"VP8X".as_slice(), &10_u32.to_le_bytes(), &[0; 10]].concat();
+    let chunks = b"XMP \0\0\0\0".repeat(1 << 20);
+    let length = u32::try_from(4 + canvas.len() + chunks.len()).expect("it is small");
+    [
+        b"RIFF".as_slice(),
+        &length.to_le_bytes(),
+        b"WEBP",
+        &canvas,
+        &chunks,
+    ]
+    .concat()
+}
+
+/// A JPEG of 65535x65535 pixels with as many tables as fit into eight megabytes.
+fn jpeg_of_tables() -> Vec<u8> {
+    let frame = [0xff, 0xc0, 0, 11, 8, 0xff, 0xff, 0xff, 0xff, 1, 1, 0x11, 0];
+    let table = [[0xff, 0xdb, 0, 67, 0].as_slice(), &[1; 64]].concat();
+    [[0xff, 0xd8].as_slice(), &frame, &table.repeat(120_000)].concat()
+}
+
 /// Files that unpack to half a gibibyte somewhere, or claim it.
 fn bombs() -> Result<Vec<Vec<u8>>> {
     let zeros = zeros()?;
@@ -92,6 +114,8 @@ fn bombs() -> Result<Vec<Vec<u8>>> {
         with_chunks(&chunk(b"eXIf", &vec![0; 4 << 20]))?,
         with_chunks(&chunk(b"acTL", &frames))?,
         wide,
+        webp_of_chunks(),
+        jpeg_of_tables(),
     ])
 }
 

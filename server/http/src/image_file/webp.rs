@@ -22,97 +22,140 @@ struct Chunk {
     data: Range<usize>,
 }
 
+/// What is kept of a file, and what is written into it.
+struct Plan {
+    kept: Vec<Range<usize>>,
+    size: (u32, u32),
+    /// Where the flags are, of which only that of an animation stays.
+    flags: Option<usize>,
+    /// Where an animation's frame says its length, and its length without what is dropped.
+    frame: Option<(usize, u32)>,
+}
+
 /// Keeps the image's data, of an animation that of the first frame; returns the width and height of the canvas. Alpha is
 /// dropped: the pixels are opaque.
 pub(super) fn strip(file: &mut Vec<u8>) -> Result<(u32, u32), Problem> {
-    let mut chunks = chunks(file, HEADER..file.len()).into_iter();
-    let early = || unreadable("it ends before its image");
-    let first = chunks.next().ok_or_else(early)?;
-    let mut kept = Vec::new();
-    let size = if &first.kind == b"VP8X" {
-        let canvas = canvas(file, &first)?;
-        let animated = file[first.data.start] & ANIMATION != 0;
-        file[first.data.start] &= ANIMATION;
-        kept.push(first.whole);
-        if animated {
-            let all: Vec<_> = chunks.collect();
-            let one = |kind| all.iter().find(|chunk| &chunk.kind == kind);
-            let (Some(animation), Some(frame)) = (one(b"ANIM"), one(b"ANMF")) else {
-                return Err(early());
-            };
-            let size = frame_size(file, frame, canvas)?;
-            let start = frame.data.start + FRAME_HEADER;
-            let inside = self::chunks(file, start..frame.data.end);
-            let image = inside
-                .iter()
-                .find(|chunk| is_image(chunk))
-                .ok_or_else(early)?;
-            if bitstream_size(file, image)? != size {
-                return Err(unreadable("it says two different sizes"));
-            }
-            kept.push(animation.whole.clone());
-            kept.push(frame.whole.start..start);
-            kept.push(image.whole.clone());
-            let length = (FRAME_HEADER + image.whole.len()) as u32;
-            let at = frame.whole.start + 4;
-            file[at..at + 4].copy_from_slice(&length.to_le_bytes());
-        } else {
-            let image = chunks.find(is_image).ok_or_else(early)?;
-            if bitstream_size(file, &image)? != canvas {
-                return Err(unreadable("it says two different sizes"));
-            }
-            kept.push(image.whole);
-        }
-        canvas
-    } else if is_image(&first) {
-        let size = bitstream_size(file, &first)?;
-        kept.push(first.whole);
-        size
-    } else {
-        return Err(early());
-    };
+    let plan = plan(file)?;
+    if let Some(at) = plan.flags {
+        file[at] &= ANIMATION;
+    }
+    if let Some((at, length)) = plan.frame {
+        file[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    }
     let mut front = Kept::new(file, HEADER);
-    for range in kept {
+    for range in plan.kept {
         front.keep(range);
     }
     front.finish();
     let length = (file.len() - CHUNK_HEADER) as u32;
     file[4..8].copy_from_slice(&length.to_le_bytes());
-    Ok(size)
+    Ok(plan.size)
+}
+
+fn plan(file: &[u8]) -> Result<Plan, Problem> {
+    let mut chunks = chunks(file, HEADER..file.len());
+    let first = chunks.next().ok_or_else(early)?;
+    if is_image(&first) {
+        return Ok(Plan {
+            size: bitstream_size(file, &first)?,
+            kept: vec![first.whole],
+            flags: None,
+            frame: None,
+        });
+    }
+    if &first.kind != b"VP8X" {
+        return Err(early());
+    }
+    let size = canvas(file, &first)?;
+    let mut plan = Plan {
+        kept: vec![first.whole],
+        size,
+        flags: Some(first.data.start),
+        frame: None,
+    };
+    if file[first.data.start] & ANIMATION != 0 {
+        plan.keep_first_frame(file, chunks)?;
+    } else {
+        let image = chunks.find(is_image).ok_or_else(early)?;
+        if bitstream_size(file, &image)? != size {
+            return Err(unreadable("it says two different sizes"));
+        }
+        plan.kept.push(image.whole);
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// An animation's parameters come before its frames.
+    fn keep_first_frame(&mut self, file: &[u8], mut chunks: Chunks<'_>) -> Result<(), Problem> {
+        let mut one = |kind| chunks.find(|chunk| &chunk.kind == kind).ok_or_else(early);
+        let (animation, frame) = (one(b"ANIM")?, one(b"ANMF")?);
+        let size = frame_size(file, &frame, self.size)?;
+        let start = frame.data.start + FRAME_HEADER;
+        let mut inside = self::chunks(file, start..frame.data.end);
+        let image = inside.find(is_image).ok_or_else(early)?;
+        if bitstream_size(file, &image)? != size {
+            return Err(unreadable("it says two different sizes"));
+        }
+        let length = (FRAME_HEADER + image.whole.len()) as u32;
+        self.frame = Some((frame.whole.start + 4, length));
+        self.kept
+            .extend([animation.whole, frame.whole.start..start, image.whole]);
+        Ok(())
+    }
 }
 
 /// Checks what [`strip`] has kept for tables that are too large.
 pub(super) fn check(file: &[u8]) -> Result<(), Problem> {
-    let outside = chunks(file, HEADER..file.len());
-    let frame = outside.iter().find(|chunk| &chunk.kind == b"ANMF");
-    let inside = frame.map(|frame| chunks(file, frame.data.start + FRAME_HEADER..frame.data.end));
-    let mut all = outside.iter().chain(inside.iter().flatten());
-    match all.find(|chunk| &chunk.kind == b"VP8L") {
-        Some(image) => lossless::check(&file[image.data.clone()]),
-        None => Ok(()),
+    let is_lossless = |chunk: &Chunk| &chunk.kind == b"VP8L";
+    let mut outside = chunks(file, HEADER..file.len());
+    let found = outside.find(|chunk| is_lossless(chunk) || &chunk.kind == b"ANMF");
+    let image = found.and_then(|chunk| {
+        if is_lossless(&chunk) {
+            return Some(chunk);
+        }
+        chunks(file, chunk.data.start + FRAME_HEADER..chunk.data.end).find(is_lossless)
+    });
+    image.map_or(Ok(()), |image| lossless::check(&file[image.data]))
+}
+
+fn early() -> Problem {
+    unreadable("it ends before its image")
+}
+
+/// The chunks of a part of the file. The last may be cut short. There may be as many as the part has eighths: none is kept.
+fn chunks(file: &[u8], part: Range<usize>) -> Chunks<'_> {
+    Chunks {
+        file,
+        at: part.start,
+        end: part.end,
     }
 }
 
-/// The chunks of a part of the file. The last may be cut short.
-fn chunks(file: &[u8], part: Range<usize>) -> Vec<Chunk> {
-    let mut found = Vec::new();
-    let mut at = part.start;
-    while let (Some(kind), Some(length)) = (array(file, at), array(file, at + 4)) {
-        let start = at + CHUNK_HEADER;
-        if start > part.end {
-            break;
+struct Chunks<'a> {
+    file: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Chunk;
+
+    fn next(&mut self) -> Option<Chunk> {
+        let (kind, length) = (array(self.file, self.at)?, array(self.file, self.at + 4)?);
+        let start = self.at + CHUNK_HEADER;
+        if start > self.end {
+            return None;
         }
         let length = u32::from_le_bytes(length) as usize;
-        let end = start.saturating_add(length).min(part.end);
-        let padded = (end + length % 2).min(part.end);
-        found.push(Chunk {
+        let end = start.saturating_add(length).min(self.end);
+        let padded = (end + length % 2).min(self.end);
+        Some(Chunk {
             kind,
-            whole: at..padded,
+            whole: std::mem::replace(&mut self.at, padded)..padded,
             data: start..end,
-        });
-        at = padded;
+        })
     }
-    found
 }
 
 fn is_image(chunk: &Chunk) -> bool {
@@ -152,7 +195,6 @@ fn sized(file: &[u8], data: &Range<usize>, at: usize) -> Option<u32> {
 
 /// Width and height that the compressed data itself says.
 fn bitstream_size(file: &[u8], chunk: &Chunk) -> Result<(u32, u32), Problem> {
-    let early = || unreadable("it ends before its image");
     let data = &file[chunk.data.clone()];
     if &chunk.kind == b"VP8L" {
         return lossless::size(data).ok_or_else(early);
