@@ -97,7 +97,7 @@ async fn follow(
 ) -> Result<Action, ReconcileError> {
     let name = DeploymentRef::from_obj(&owner);
     changes.begins(&name);
-    let work = AssertUnwindSafe(reconcile(owner, Arc::clone(&context))).catch_unwind();
+    let work = AssertUnwindSafe(Box::pin(reconcile(owner, Arc::clone(&context)))).catch_unwind();
     let outcome = match timeout(DEADLINE, work).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(ReconcileError::Panicked),

@@ -1,56 +1,91 @@
-//! Probes and metrics over HTTP.
+//! Probes and metrics over HTTP, on threads of their own: what the operator does delays neither, and clients who hold
+//! connections keep nobody out.
 
 use crate::health::Health;
 use crate::metrics::Metrics;
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use zimage_edge::{Body, Bounds, Refusal, ResponseBody, Site, Stop, Times};
 
-/// Tells what a probe asks for.
-type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Connections at a time: the kubelet's, and those of a few that collect metrics.
+const CONNECTIONS: usize = 64;
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `/healthz`: the operator can go on. `/readyz`: it knows what it is to know and does what is to be done. What does not hold
 /// is the answer's text.
-pub fn probes(health: &Arc<Health>) -> Router {
-    let (alive, ready) = (Arc::clone(health), Arc::clone(health));
-    router(
-        Arc::new(move || alive.alive()),
-        Arc::new(move || ready.ready()),
-    )
-}
-
-fn router(alive: Check, ready: Check) -> Router {
-    Router::new()
-        .route("/healthz", get(answer).with_state(alive))
-        .route("/readyz", get(answer).with_state(ready))
-}
-
-async fn answer(State(check): State<Check>) -> Response {
-    match check() {
-        Ok(()) => "ok".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
-    }
-}
+pub struct Probes(pub Arc<Health>);
 
 /// `/metrics` in the OpenMetrics text format.
-pub fn metrics(metrics: Arc<Metrics>) -> Router {
-    Router::new()
-        .route("/metrics", get(show))
-        .with_state(metrics)
+pub struct Figures(pub Arc<Metrics>);
+
+impl Site for Probes {
+    fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
+        let holds = match asked(head)? {
+            "/healthz" => self.0.alive(),
+            "/readyz" => self.0.ready(),
+            _ => return None,
+        };
+        Some(told(holds))
+    }
+
+    async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
+        missing("there are GET /healthz and GET /readyz here")
+    }
 }
 
-async fn show(State(metrics): State<Arc<Metrics>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+impl Site for Figures {
+    fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
+        (asked(head)? == "/metrics").then(|| shown(&self.0))
     }
+
+    async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
+        missing("there is GET /metrics here")
+    }
+}
+
+/// The path of what is read.
+fn asked(head: &Parts) -> Option<&str> {
+    (head.method == Method::GET || head.method == Method::HEAD).then(|| head.uri.path())
+}
+
+fn told(holds: Result<(), String>) -> Response<Full<Bytes>> {
+    let (status, text) = match holds {
+        Ok(()) => (StatusCode::OK, "ok".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+}
+
+fn shown(metrics: &Metrics) -> Response<Full<Bytes>> {
+    match metrics.text() {
+        Ok(text) => {
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            let kind = HeaderValue::from_static(OPENMETRICS);
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be written");
+            let message = "the metrics cannot be written; the log says why";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Refusal::new(status, "internal", message).into_response(false)
+        }
+    }
+}
+
+fn missing(what: &'static str) -> Response<ResponseBody> {
+    let refusal = Refusal::new(StatusCode::NOT_FOUND, "unknown_url", what);
+    refusal
+        .into_response(true)
+        .map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }
 
 /// Serves until `stop`.
@@ -59,52 +94,56 @@ async fn show(State(metrics): State<Arc<Metrics>>) -> Response {
 /// When the address cannot be bound.
 pub async fn serve(
     address: SocketAddr,
-    router: Router,
+    site: impl Site,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let bounds = Bounds {
+        connections: CONNECTIONS,
+        times: Times::default(),
+    };
+    let stop = Stop {
+        leaving: stop.clone(),
+        closed: stop,
+    };
+    let metrics = zimage_edge::Metrics::default();
+    zimage_edge::serve(listener, Arc::new(site), bounds, metrics, stop).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::{Body, to_bytes};
-    use axum::http::{HeaderMap, Request};
+    use crate::leader::Lead;
     use std::net::Ipv4Addr;
-    use tower::ServiceExt;
 
-    async fn get(router: Router, path: &str) -> (StatusCode, HeaderMap, String) {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = router.oneshot(request).await.unwrap();
-        let (head, body) = response.into_parts();
-        let body = to_bytes(body, 1 << 20).await.unwrap();
-        let text = String::from_utf8(body.to_vec()).unwrap();
-        (head.status, head.headers, text)
+    async fn get(site: &impl Site, path: &str) -> Option<(StatusCode, String, String)> {
+        let (head, ()) = Request::get(path).body(()).unwrap().into_parts();
+        let (head, body) = site.at_once(&head)?.into_parts();
+        let kind = head.headers.get(header::CONTENT_TYPE);
+        let kind = kind.map_or("", |kind| kind.to_str().unwrap()).to_owned();
+        let body = body.collect().await.unwrap().to_bytes();
+        Some((head.status, kind, String::from_utf8(body.to_vec()).unwrap()))
     }
 
     #[tokio::test]
     async fn a_probe_that_fails_says_why() {
-        let ready: Check = Arc::new(|| Err("Pods in all namespaces: refused".to_owned()));
-        let probes = router(Arc::new(|| Ok(())), ready);
-        let (status, _, text) = get(probes.clone(), "/healthz").await;
-        assert_eq!((status, text.as_str()), (StatusCode::OK, "ok"));
-        let (status, _, text) = get(probes.clone(), "/readyz").await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let response = told(Err("Pods in all namespaces: refused".to_owned()));
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let text = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(text, "Pods in all namespaces: refused");
-        let (status, ..) = get(probes, "/metrics").await;
-        assert_eq!(status, StatusCode::NOT_FOUND);
+        let probes = Probes(Arc::new(Health::new(Vec::new(), Lead::default())));
+        let (status, _, text) = get(&probes, "/healthz").await.unwrap();
+        assert_eq!((status, text.as_str()), (StatusCode::OK, "ok"));
+        assert!(get(&probes, "/readyz").await.is_some());
+        assert!(get(&probes, "/metrics").await.is_none());
     }
 
     #[tokio::test]
     async fn figures_are_in_the_openmetrics_format() {
         let figures = Arc::new(Metrics::new());
         figures.leads(true);
-        let (status, headers, text) = get(metrics(figures), "/metrics").await;
+        let (status, kind, text) = get(&Figures(figures), "/metrics").await.unwrap();
         assert_eq!(status, StatusCode::OK);
-        let kind = headers[header::CONTENT_TYPE].to_str().unwrap();
         assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
         assert!(text.contains("zimage_operator_leader 1\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
@@ -112,12 +151,13 @@ mod tests {
 
     #[tokio::test]
     async fn serving_ends_when_it_is_asked_to_and_fails_where_another_listens() {
+        let site = || Figures(Arc::new(Metrics::new()));
         let stop = CancellationToken::new();
         stop.cancel();
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        serve(free, Router::new(), stop.clone()).await.unwrap();
+        serve(free, site(), stop.clone()).await.unwrap();
         let other = TcpListener::bind(free).await.unwrap();
         let taken = other.local_addr().unwrap();
-        serve(taken, Router::new(), stop).await.unwrap_err();
+        serve(taken, site(), stop).await.unwrap_err();
     }
 }

@@ -62,10 +62,10 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     let scopes = follow(args, &reads);
     let health = Arc::new(Health::new(scopes.clone(), lead.clone()));
     let metrics = Arc::new(Metrics::new().with(Arc::clone(&health)));
-    let probes = http::serve(args.listen, http::probes(&health), stop.clone());
+    let probes = http::serve(args.listen, http::Probes(Arc::clone(&health)), stop.clone());
     let figures = http::serve(
         args.metrics_listen,
-        http::metrics(Arc::clone(&metrics)),
+        http::Figures(Arc::clone(&metrics)),
         stop.clone(),
     );
     let act = async {

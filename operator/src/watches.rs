@@ -8,7 +8,9 @@ use crate::reconcile::{DeploymentRef, owner_of_child};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject};
-use kube::core::{ApiResource, DeserializeGuard, NamespaceResourceScope, TypeMeta};
+use kube::core::error_boundary::InvalidObject;
+use kube::core::{ApiResource, DeserializeGuard, NamespaceResourceScope, ObjectMeta, TypeMeta};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::{Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt};
@@ -260,7 +262,14 @@ impl Watches<'_> {
         let owners = writer.as_reader();
         let (cache, changes) = (writer.as_reader(), Arc::clone(&self.changes));
         let on_event = move |event: Event<DeserializeGuard<ZImageDeployment>>| {
-            let Some(event) = readable(event) else { return };
+            let known = |metadata: &ObjectMeta| {
+                let name = metadata.name.as_deref().unwrap_or_default();
+                let namespace = metadata.namespace.as_deref().unwrap_or_default();
+                cache.get(&ObjectRef::new(name).within(namespace))
+            };
+            let Some(event) = readable(event, known) else {
+                return;
+            };
             writer.apply_watcher_event(&event);
             match event {
                 Event::Apply(owner) => changes.applied(&owner),
@@ -393,30 +402,46 @@ fn pauses() -> impl Iterator<Item = Duration> + Send {
     })
 }
 
-/// The event without deployments that cannot be read, which are told in the log.
-fn readable(event: Event<DeserializeGuard<ZImageDeployment>>) -> Option<Event<ZImageDeployment>> {
-    let valid = |guard: DeserializeGuard<ZImageDeployment>| match guard.0 {
-        Ok(mut owner) => {
-            slim(&mut owner);
-            Some(owner)
-        }
-        Err(invalid) => {
-            let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
-            tracing::warn!(
-                namespace,
-                name,
-                error = invalid.error,
-                "this ZImageDeployment cannot be read, and is left alone"
-            );
-            None
-        }
+/// The event without deployments that cannot be read, which are told in the log and left alone: one that was `known` is
+/// followed no more, as if it were deleted.
+fn readable(
+    event: Event<DeserializeGuard<ZImageDeployment>>,
+    known: impl Fn(&ObjectMeta) -> Option<Arc<ZImageDeployment>>,
+) -> Option<Event<ZImageDeployment>> {
+    let gone = |invalid: InvalidObject| {
+        let known = known(&invalid.metadata);
+        let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
+        tracing::warn!(
+            namespace,
+            name,
+            error = invalid.error,
+            "this ZImageDeployment cannot be read, and is left alone"
+        );
+        known.map(|known| Event::Delete((*known).clone()))
+    };
+    let slimmed = |mut owner: ZImageDeployment| {
+        slim(&mut owner);
+        owner
     };
     Some(match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
-        Event::InitApply(guard) => Event::InitApply(valid(guard)?),
-        Event::Apply(guard) => Event::Apply(valid(guard)?),
-        Event::Delete(guard) => Event::Delete(valid(guard)?),
+        Event::InitApply(guard) => match guard.0 {
+            Ok(owner) => Event::InitApply(slimmed(owner)),
+            Err(invalid) => {
+                // What the list does not hold is forgotten at its end.
+                gone(invalid);
+                return None;
+            }
+        },
+        Event::Apply(guard) => match guard.0 {
+            Ok(owner) => Event::Apply(slimmed(owner)),
+            Err(invalid) => return gone(invalid),
+        },
+        Event::Delete(guard) => match guard.0 {
+            Ok(owner) => Event::Delete(slimmed(owner)),
+            Err(invalid) => return gone(invalid),
+        },
     })
 }
 

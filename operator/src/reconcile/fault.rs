@@ -148,17 +148,18 @@ impl ReconcileError {
     }
 }
 
-/// A field that the API server's own rules refuse is the spec's fault. Policies and webhooks answer with the same codes, and
-/// name no field.
+/// A field that the API server's own rules refuse is the spec's fault. Policies and webhooks answer with the same codes;
+/// policies name no field, and of webhooks the message tells.
 fn of_refusal(refusal: &Status) -> Cause {
     let causes = refusal.details.iter().flat_map(|details| &details.causes);
     let names_a_field = causes.into_iter().any(|cause| !cause.field.is_empty());
     let is_of_a_webhook = refusal.message.starts_with("admission webhook");
     match refusal.code {
+        408 | 409 | 429 | 500.. => Cause::Time,
+        _ if is_of_a_webhook => Cause::Outside,
         422 if names_a_field => Cause::Spec,
         // What cannot even be read.
-        400 if !is_of_a_webhook => Cause::Spec,
-        408 | 409 | 429 | 500.. => Cause::Time,
+        400 => Cause::Spec,
         _ => Cause::Outside,
     }
 }
@@ -262,6 +263,11 @@ mod tests {
                 400,
                 "admission webhook \"a.b.c\" denied the request: no",
                 None,
+            ),
+            refused(
+                422,
+                "admission webhook \"a.b.c\" denied the request: spec.x is invalid",
+                Some("spec.x"),
             ),
             refused(403, "exceeded quota", None),
             refused(
