@@ -92,6 +92,20 @@ pub struct GatewaySpec {
     /// Seconds that one request may take, the wait in the queue included. 1 to 7200, default 900.
     #[schemars(range(min = 1, max = 7200))]
     pub request_timeout_seconds: i32,
+    /// Names that the header Host of a request may have, with or without a port, up to 32. Unset: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[^\s,/]+$"))
+    )]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Origins of web pages that may ask, such as https://studio.example.com, up to 32. Unset: the gateway's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 261), regex(pattern = r"^https?://[^\s,/]+$"))
+    )]
+    pub allowed_origins: Option<Vec<String>>,
     /// CPU, memory and disk of each pod. Unset: requests of 100m CPU, 64Mi memory and 16Mi ephemeral-storage, limits of 256Mi
     /// memory and 256Mi ephemeral-storage.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +120,8 @@ impl Default for GatewaySpec {
             replicas: 2,
             image: None,
             request_timeout_seconds: 900,
+            allowed_hosts: None,
+            allowed_origins: None,
             resources: None,
             scheduling: SchedulingSpec::default(),
         }

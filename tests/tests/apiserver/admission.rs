@@ -28,6 +28,8 @@ async fn hardened(namespace: &str) -> Result<Vec<Value>> {
         r#"admissionPolicy.imagePrefixes=["registry.example.com/team/"]"#,
         "--set-json",
         r#"admissionPolicy.secrets=["allowed"]"#,
+        "--set-json",
+        r#"admissionPolicy.claims=["models"]"#,
         "--set",
         "crds.install=false",
     ])
@@ -157,6 +159,46 @@ async fn what_is_not_listed_does_not_pass_through_to_pods() -> Result<()> {
             "claims",
         ),
         (valid().with("spec.gateway.resources", claims), "claims"),
+        (
+            valid().with(
+                "spec.primary.resources",
+                json!({"limits": {"example.com/fuse": "1"}}),
+            ),
+            "devices",
+        ),
+        (
+            valid().with(
+                "spec.gateway.resources",
+                json!({"requests": {"example.com/fuse": "1"}, "limits": {"example.com/fuse": "1"}}),
+            ),
+            "devices",
+        ),
+        (
+            valid().with("spec.primary.device", json!("Cuda")).with(
+                "spec.primary.gpu",
+                json!({"count": 1, "resourceName": "example.com/fuse"}),
+            ),
+            "devices",
+        ),
+        (
+            scheduling(
+                "primary",
+                "nodeSelector",
+                json!({"node-role.kubernetes.io/control-plane": ""}),
+            ),
+            "nodeSelector",
+        ),
+        (
+            scheduling("gateway", "affinity", json!({"nodeAffinity": {}})),
+            "affinity",
+        ),
+        (
+            valid().with(
+                "spec.fallback.model.source.persistentVolumeClaim.claimName",
+                json!("others"),
+            ),
+            "claims",
+        ),
     ];
     with_policy(async |client, namespace| {
         for (manifest, word) in cases {
@@ -190,6 +232,10 @@ async fn what_is_listed_passes_and_so_does_a_short_manifest() -> Result<()> {
             json!({"limits": {"memory": "1Gi"}}),
         )
         .with("spec.primary.scheduling.runtimeClassName", json!("nvidia"))
+        .with(
+            "spec.primary.scheduling.nodeSelector",
+            json!({"nvidia.com/gpu.product": "NVIDIA-H800"}),
+        )
         .with(
             "spec.primary.scheduling.tolerations",
             json!([{"key": "nvidia.com/gpu", "operator": "Exists"}]),

@@ -378,6 +378,8 @@ fn everything() -> ZImageDeployment {
             "replicas": 3,
             "image": "registry.example.com/gateway:9",
             "requestTimeoutSeconds": 600,
+            "allowedHosts": ["images.example.com", "fox"],
+            "allowedOrigins": ["https://studio.example.com"],
             "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
             "scheduling": scheduling("gateway"),
         },
@@ -428,6 +430,8 @@ fn has_every_field(spec: &ZImageDeploymentSpec) -> bool {
             replicas: _,
             image: Some(_),
             request_timeout_seconds: _,
+            allowed_hosts: Some(_),
+            allowed_origins: Some(_),
             resources: Some(_),
             scheduling: _,
         }

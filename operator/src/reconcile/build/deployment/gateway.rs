@@ -40,7 +40,12 @@ pub(in super::super) fn gateway(desired: &Desired<'_>) -> Deployment {
 }
 
 fn arguments(owner: &ZImageDeployment) -> Vec<String> {
-    let timeout = owner.spec.gateway.request_timeout_seconds.to_string();
+    let spec = &owner.spec.gateway;
+    let timeout = spec.request_timeout_seconds.to_string();
+    let each = |flag, values: &Option<Vec<String>>| -> Vec<(&'static str, String)> {
+        let values = values.iter().flatten();
+        values.map(|value| (flag, value.clone())).collect()
+    };
     let flags = [
         ("namespace", owner.namespace().unwrap_or_default()),
         ("name", owner.name_any()),
@@ -53,6 +58,8 @@ fn arguments(owner: &ZImageDeployment) -> Vec<String> {
     ];
     flags
         .into_iter()
+        .chain(each("allowed-host", &spec.allowed_hosts))
+        .chain(each("allowed-origin", &spec.allowed_origins))
         .map(|(flag, value)| format!("--{flag}={value}"))
         .collect()
 }

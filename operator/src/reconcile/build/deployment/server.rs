@@ -84,6 +84,10 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
             "max-queue-seconds",
             spec.engine.max_queue_seconds.to_string(),
         ),
+        (
+            "request-timeout-seconds",
+            owner.spec.gateway.request_timeout_seconds.to_string(),
+        ),
         lame_duck(),
         (
             "drain-timeout-seconds",
