@@ -266,8 +266,8 @@ pub(crate) struct Convert {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MakeModel {
-    /// Shape of the model: tiny, odd (sizes that divide badly), full (the released size, 20 GB), or omni (takes condition
-    /// images).
+    /// Shape of the model: tiny, odd (sizes that divide badly), wide (those of large models' kernels), full (the released
+    /// size, 20 GB), or omni (takes condition images).
     #[arg(long, default_value = "tiny")]
     pub(crate) shape: Shape,
     /// Write a ControlNet for that shape instead. Its noise refiner is own (plain blocks, as in Fun-Union 1.0), shared

@@ -91,6 +91,7 @@ fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failur
     let sizes = model.gpu.gpu_warm_up.iter();
     let options = CudaOptions {
         gpu: gpu_options(model),
+        precision: zimage_cuda::Precision::Bf16,
         warm_up: sizes.map(|&(width, height)| (height, width)).collect(),
     };
     CudaExecutor::load(checkpoint, &options).map_err(failure)

@@ -16,6 +16,8 @@ pub enum Shape {
     Tiny,
     /// Widths that nothing divides, bfloat16 and float16, several files a component.
     Odd,
+    /// Widths that the kernels of large models take: heads of 128 and multiples of them; float32, one file a component.
+    Wide,
     /// The released models' sizes in bfloat16: 20 GB, to measure speed with.
     Full,
     /// As tiny, and takes condition images: `ZImageOmniPipeline`.
@@ -24,7 +26,9 @@ pub enum Shape {
 
 /// No shape has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no model shape is called {0:?}: the shapes are \"tiny\", \"odd\", \"full\" and \"omni\"")]
+#[error(
+    "no model shape is called {0:?}: the shapes are \"tiny\", \"odd\", \"wide\", \"full\" and \"omni\""
+)]
 pub struct UnknownShape(String);
 
 impl FromStr for Shape {
@@ -34,6 +38,7 @@ impl FromStr for Shape {
         match name {
             "tiny" => Ok(Self::Tiny),
             "odd" => Ok(Self::Odd),
+            "wide" => Ok(Self::Wide),
             "full" => Ok(Self::Full),
             "omni" => Ok(Self::Omni),
             _ => Err(UnknownShape(name.to_owned())),
@@ -46,6 +51,7 @@ impl fmt::Display for Shape {
         f.write_str(match self {
             Self::Tiny => "tiny",
             Self::Odd => "odd",
+            Self::Wide => "wide",
             Self::Full => "full",
             Self::Omni => "omni",
         })
@@ -81,6 +87,7 @@ impl Shape {
         match self {
             Self::Tiny => tiny(),
             Self::Odd => odd(),
+            Self::Wide => wide(),
             Self::Full => full(),
             Self::Omni => omni(),
         }
@@ -225,6 +232,19 @@ fn odd() -> Spec {
         },
         scheduler,
         siglip,
+    }
+}
+
+fn wide() -> Spec {
+    let tiny = tiny();
+    Spec {
+        transformer: TransformerConfig {
+            dim: 384,
+            n_layers: 3,
+            axes_dims: vec![32, 48, 48],
+            ..tiny.transformer
+        },
+        ..tiny
     }
 }
 

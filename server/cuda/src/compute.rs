@@ -4,8 +4,10 @@ use crate::dnn::{Attention, Dnn};
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::matmul::{Matmuls, Output, Product};
+use crate::matrix::{Format, Matrix};
 use crate::memory::Region;
 use crate::ops::hopper;
+use crate::ops::quantise::quantise;
 
 /// A GPU and its libraries.
 pub struct Compute {
@@ -49,20 +51,28 @@ impl Compute {
     }
 }
 
-/// `y = x * weight^T + bias`.
+/// `y = x * weight^T + bias`. Only of weights in bfloat16 there is a bias, or a y in float32.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linear {
-    pub(crate) weight: Region,
+    /// (numbers of a row of y, numbers of a row of x)
+    pub(crate) weight: Matrix,
     pub(crate) bias: Option<Region>,
-    /// Numbers of a row of y.
-    pub(crate) outputs: usize,
-    /// Numbers of a row of x.
-    pub(crate) inputs: usize,
     /// How y and the bias are stored.
     pub(crate) output: Output,
 }
 
 impl Linear {
+    /// Numbers of a row of y.
+    pub(crate) const fn outputs(&self) -> usize {
+        self.weight.rows()
+    }
+
+    /// Numbers of a row of x.
+    pub(crate) const fn inputs(&self) -> usize {
+        self.weight.columns()
+    }
+
+    /// Of rows in bfloat16.
     pub(crate) fn run(
         &self,
         compute: &Compute,
@@ -70,14 +80,47 @@ impl Linear {
         y: Region,
         x: Region,
     ) -> Result<(), GpuError> {
+        self.multiply(compute, y, Matrix::bf16(x, (rows, self.inputs()))?)
+    }
+
+    /// Of rows in the weight's format, by the library in bfloat16 and by the engine's own kernel in integers.
+    pub(crate) fn multiply(&self, compute: &Compute, y: Region, x: Matrix) -> Result<(), GpuError> {
+        x.require((x.rows(), self.inputs()))?;
+        if self.weight.format() != Format::Bf16 {
+            let y = Matrix::bf16(y, (x.rows(), self.outputs()))?;
+            return hopper::product(&compute.gpu, y, x, self.weight);
+        }
         let product = Product {
-            m: rows,
-            n: self.outputs,
-            k: self.inputs,
+            m: x.rows(),
+            n: self.outputs(),
+            k: self.inputs(),
             output: self.output,
         };
+        let operands = (x.region(), self.weight.region());
         compute
             .matmuls
-            .run(&compute.gpu, product, y, (x, self.weight), self.bias)
+            .run(&compute.gpu, product, y, operands, self.bias)
+    }
+
+    /// Rows for x in the weight's format.
+    pub(crate) fn input(&self, region: Region, rows: usize) -> Result<Matrix, GpuError> {
+        Matrix::within(region, self.weight.format(), (rows, self.inputs()))
+    }
+
+    /// Rows of bfloat16 in the weight's format: themselves, or quantised into `room`.
+    pub(crate) fn quantised(
+        &self,
+        gpu: &Gpu,
+        rows: usize,
+        x: Region,
+        room: Region,
+    ) -> Result<Matrix, GpuError> {
+        let x = Matrix::bf16(x, (rows, self.inputs()))?;
+        if self.weight.format() == Format::Bf16 {
+            return Ok(x);
+        }
+        let y = self.input(room, rows)?;
+        quantise(gpu, y, x)?;
+        Ok(y)
     }
 }

@@ -13,6 +13,7 @@ use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions, Properties};
 use crate::memory::{Memory, Pinned, Region};
+use crate::precision::Precision;
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Modulations, Sizes, Transformer};
 use crate::vae::{Decoder, Encoder};
@@ -46,11 +47,13 @@ const CAPTIONS: [usize; 4] = [64, 32, 96, 128];
 pub struct CudaOptions {
     /// The GPU and the folder for what it compiles and finds out.
     pub gpu: GpuOptions,
+    /// What the transformer's large products are computed in.
+    pub precision: Precision,
     /// Heights and widths in pixels that memory is reserved for and whose first request finds everything prepared.
     pub warm_up: Vec<(u32, u32)>,
 }
 
-/// Z-Image on an NVIDIA GPU in bfloat16.
+/// Z-Image on an NVIDIA GPU.
 ///
 /// Fields go in this order: graphs and memory before the GPU that they belong to.
 pub struct CudaExecutor {
@@ -103,7 +106,7 @@ impl CudaExecutor {
             arena: Arena::new(gpu)?,
             pinned: None,
             text_encoder: TextEncoder::load(gpu, checkpoint)?,
-            transformer: Transformer::load(gpu, checkpoint)?,
+            transformer: Transformer::load(gpu, checkpoint, options.precision)?,
             decoder: Decoder::load(gpu, checkpoint)?,
             encoder: Encoder::load(gpu, checkpoint)?,
             projection: None,

@@ -30,6 +30,9 @@ const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 /// What kernels of Hopper's own are made of.
 const HOPPER: &str = include_str!("kernels/hopper.cuh");
 
+/// How rows become eight bits.
+const EIGHT_BITS: &str = include_str!("kernels/eight_bits.cuh");
+
 macro_rules! source {
     ($file:literal: $($kernel:literal),+) => {
         source!($file after ""; $($kernel),+)
@@ -54,10 +57,10 @@ pub const SOURCES: &[Source] = &[
     source!("hopper_product.cu" after HOPPER; "gate_up_swiglu", "gate_up_swiglu_e4m3", "gate_up_swiglu_e4m3_to_e4m3",
             "gate_up_swiglu_s8", "product_bf16", "product_e4m3", "product_s8"),
     source!("image.cu": "latents_to_image", "upsample", "image_to_bytes"),
-    source!("norm.cu": "rms_norm", "add_norm", "layer_norm"),
+    source!("norm.cu" after EIGHT_BITS; "rms_norm", "rms_norm_s8", "add_norm", "add_norm_s8", "layer_norm"),
     source!("patch.cu": "patchify", "unpatchify"),
     source!("png.cu": "png_filter", "png_tally", "png_pack"),
-    source!("quantise.cu": "quantise_e4m3", "quantise_s8"),
+    source!("quantise.cu" after EIGHT_BITS; "quantise_e4m3", "quantise_s8"),
     source!("rope.cu": "qk_norm_rope_interleaved", "qk_norm_rope_halves"),
     source!("sampler.cu": "euler_step", "keep", "guide"),
     source!("swiglu.cu": "swiglu"),

@@ -1,4 +1,4 @@
-//! Z-Image on NVIDIA GPUs in bfloat16, through libraries that are opened at run time.
+//! Z-Image on NVIDIA GPUs in bfloat16 or with products in int8, through libraries that are opened at run time.
 #![expect(
     unsafe_code,
     reason = "the GPU's interfaces are C; every call has its proof beside it"
@@ -18,6 +18,7 @@ pub mod matmul;
 mod matrix;
 mod memory;
 pub mod ops;
+mod precision;
 mod text_encoder;
 mod transformer;
 mod vae;
@@ -28,8 +29,9 @@ pub use compute::Compute;
 pub use error::{GpuError, LoadError};
 pub use executor::{CudaExecutor, CudaOptions, eager_forwards};
 pub use gpu::{Gpu, GpuOptions, Properties};
-pub use matrix::{Format, Matrix};
+pub use matrix::{Format, Matrix, ROTATED};
 pub use memory::{Layout, Memory, Region};
+pub use precision::Precision;
 pub use vae::decoded_in_strips;
 
 use std::fs::Permissions;

@@ -4,6 +4,7 @@ use crate::compute::{Compute, Linear};
 use crate::dnn::Attention;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
+use crate::matrix::{Format, Matrix};
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::embed::{gather, swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
@@ -58,8 +59,8 @@ impl TextEncoder {
         let config = checkpoint.text_encoder().clone();
         supported(&config)?;
         let unused = format!("layers.{}.", config.num_hidden_layers - 1);
-        let wanted = |name: &str| !name.starts_with(&unused);
-        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder, wanted)?;
+        let formats = |name: &str| (!name.starts_with(&unused)).then_some(Format::Bf16);
+        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder, formats)?;
         let layers = (0..config.num_hidden_layers - 1)
             .map(|i| Layer::load(&mut loader, &config, &format!("layers.{i}")))
             .collect::<Result<_, _>>()?;
@@ -147,9 +148,10 @@ impl TextEncoder {
             width: self.config.hidden_size,
             eps: self.config.rms_norm_eps as f32,
         };
+        let y = Matrix::bf16(work.y, (tokens, rows.width))?;
         for (place, layer) in self.layers.iter().enumerate() {
             if place == 0 {
-                rms_norm(gpu, rows, work.y, work.x, layer.input_layernorm, None)?;
+                rms_norm(gpu, rows, y, work.x, layer.input_layernorm, None)?;
             }
             self.attend(compute, layer, work)?;
             let plain = Added {
@@ -158,7 +160,7 @@ impl TextEncoder {
                 gate: None,
             };
             let norm = |weight| Next {
-                y: work.y,
+                y,
                 weight,
                 scale: None,
             };

@@ -1,4 +1,4 @@
-//! diffusers' `ZImageTransformer2DModel` in bfloat16, for one image at a time.
+//! diffusers' `ZImageTransformer2DModel` in bfloat16, or with the products of a step in int8, for one image at a time.
 //!
 //! ```text
 //! per schedule   times ──> Modulations (one row a step)
@@ -13,6 +13,7 @@ mod weights;
 use crate::compute::Compute;
 use crate::error::GpuError;
 use crate::gpu::Gpu;
+use crate::matrix::Matrix;
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::embed::repeat_row;
 use crate::ops::norm::{Rows, layer_norm, rms_norm};
@@ -246,7 +247,8 @@ impl Transformer {
             width: self.config.cap_feat_dim,
             eps: self.config.norm_eps as f32,
         };
-        rms_norm(gpu, rows, hidden, hidden, self.cap_norm, None)?;
+        let normed = Matrix::bf16(hidden, (tokens, rows.width))?;
+        rms_norm(gpu, rows, normed, hidden, self.cap_norm, None)?;
         self.cap_embedder.run(compute, tokens, work.x, hidden)?;
         let padding = work
             .x

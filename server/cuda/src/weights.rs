@@ -1,7 +1,7 @@
 //! From a checkpoint's files to device memory.
 //!
 //! ```text
-//! mapped file ─> pinned memory (several threads) ─> device ─> bfloat16
+//! mapped file ─> pinned memory (several threads) ─> device ─> bfloat16 ─> eight bits, where that is wanted
 //!                 └──── one buffer is copied while the other is filled ────┘
 //! ```
 
@@ -11,7 +11,9 @@ use crate::compute::Linear;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
 use crate::matmul::Output;
+use crate::matrix::{Format, Matrix};
 use crate::memory::{Layout, Memory, Region};
+use crate::ops::quantise::quantise;
 use crate::ops::{BF16, F32};
 use half::bf16;
 use staging::Staging;
@@ -24,40 +26,58 @@ const PIECE: usize = 16 << 20;
 /// Regions begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
+/// The format of the matrix that a tensor becomes, by its name. `None`: it is not read.
+type Formats<'a> = Box<dyn Fn(&str) -> Option<Format> + 'a>;
+
 /// Reads one component's tensors into device memory.
 pub(crate) struct Loader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
     component: Component,
+    formats: Formats<'a>,
     staging: Staging<'a>,
     memory: Vec<Memory>,
     layout: Layout,
+    /// Where matrices are in bfloat16 before they are quantised.
+    scratch: Option<Memory>,
+}
+
+/// Bytes that a tensor becomes.
+fn bytes(tensor: &Expected, format: Format) -> usize {
+    let bytes = match tensor.shape[..] {
+        [rows, columns] => Matrix::bytes(format, (rows, columns)),
+        // Vectors may be kept in float32.
+        [length] => length * F32,
+        _ => tensor.shape.iter().product::<usize>() * BF16,
+    };
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+fn rows_of(parts: &[(String, usize)]) -> usize {
+    parts.iter().map(|(_, rows)| rows).sum()
 }
 
 impl<'a> Loader<'a> {
-    /// For the tensors whose names `wanted` takes.
+    /// For the tensors to whose names `formats` gives a format, that of the matrices which they become.
     pub(crate) fn new(
         gpu: &'a Gpu,
         checkpoint: &'a Checkpoint,
         component: Component,
-        wanted: impl Fn(&str) -> bool,
+        formats: impl Fn(&str) -> Option<Format> + 'a,
     ) -> Result<Self, LoadError> {
         let tensors = checkpoint.expected(component);
-        let bytes = |tensor: &Expected| {
-            // Vectors may be kept in float32.
-            let width = if tensor.shape.len() == 1 { F32 } else { BF16 };
-            let count: usize = tensor.shape.iter().product();
-            (count * width).next_multiple_of(ALIGNMENT)
-        };
-        let wanted = tensors.iter().filter(|tensor| wanted(&tensor.name));
-        let memory = gpu.allocate(wanted.map(bytes).sum())?;
+        let wanted = tensors.iter();
+        let bytes = wanted.filter_map(|tensor| Some(bytes(tensor, formats(&tensor.name)?)));
+        let memory = gpu.allocate(bytes.sum())?;
         Ok(Self {
             gpu,
             checkpoint,
             component,
+            formats: Box::new(formats),
             staging: Staging::new(gpu)?,
             layout: Layout::over(memory.region()),
             memory: vec![memory],
+            scratch: None,
         })
     }
 
@@ -99,8 +119,17 @@ impl<'a> Loader<'a> {
         parts: &[(String, usize)],
         columns: usize,
     ) -> Result<Region, LoadError> {
-        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
-        let region = self.take(rows * columns * BF16)?;
+        let region = self.take(rows_of(parts) * columns * BF16)?;
+        self.stack_into(region, parts, columns)?;
+        Ok(region)
+    }
+
+    fn stack_into(
+        &mut self,
+        region: Region,
+        parts: &[(String, usize)],
+        columns: usize,
+    ) -> Result<(), LoadError> {
         let mut start = 0;
         for (name, rows) in parts {
             let view = self.view(name, &[*rows, columns])?;
@@ -109,7 +138,35 @@ impl<'a> Loader<'a> {
                 .copy(region.part(start, bytes)?, &view.bytes, view.dtype)?;
             start += bytes;
         }
-        Ok(region)
+        Ok(())
+    }
+
+    /// As [`Self::stack`], quantised row by row.
+    fn quantised(
+        &mut self,
+        format: Format,
+        parts: &[(String, usize)],
+        columns: usize,
+    ) -> Result<Matrix, LoadError> {
+        let shape = (rows_of(parts), columns);
+        let before = self.scratch(shape.0 * shape.1 * BF16)?;
+        self.stack_into(before, parts, columns)?;
+        let region = self.take(Matrix::bytes(format, shape))?;
+        let matrix = Matrix::within(region, format, shape)?;
+        quantise(self.gpu, matrix, Matrix::bf16(before, shape)?)?;
+        Ok(matrix)
+    }
+
+    /// Memory that the next use of it overwrites, on the same stream.
+    fn scratch(&mut self, bytes: usize) -> Result<Region, GpuError> {
+        match &self.scratch {
+            Some(memory) if memory.region().bytes() >= bytes => Ok(memory.region()),
+            _ => {
+                self.scratch = None;
+                let memory = self.gpu.allocate(bytes)?;
+                Ok(self.scratch.insert(memory).region())
+            }
+        }
     }
 
     /// As [`Self::stack`], each matrix filled with zeros up to `padded` rows and columns.
@@ -161,17 +218,40 @@ impl<'a> Loader<'a> {
         Ok(region)
     }
 
-    /// A layer without a bias, of matrices whose rows are joined.
+    /// A layer without a bias, of matrices whose rows are joined, in the format of the first.
     pub(crate) fn joined(
         &mut self,
         parts: &[(String, usize)],
         inputs: usize,
     ) -> Result<Linear, LoadError> {
+        let format = parts.first().and_then(|(name, _)| (self.formats)(name));
+        let weight = match format {
+            Some(format @ (Format::S8 | Format::E4m3)) => self.quantised(format, parts, inputs)?,
+            Some(Format::Bf16) | None => {
+                Matrix::bf16(self.stack(parts, inputs)?, (rows_of(parts), inputs))?
+            }
+        };
         Ok(Linear {
-            weight: self.stack(parts, inputs)?,
+            weight,
             bias: None,
-            outputs: parts.iter().map(|(_, rows)| rows).sum(),
-            inputs,
+            output: Output::Bf16,
+        })
+    }
+
+    /// As [`Self::joined`], each matrix filled with zeros up to `padded` rows and columns. What is filled up is in bfloat16.
+    pub(crate) fn joined_padded(
+        &mut self,
+        parts: &[(String, usize)],
+        inputs: usize,
+        padded: (usize, usize),
+    ) -> Result<Linear, LoadError> {
+        if parts.iter().all(|&(_, rows)| (rows, inputs) == padded) {
+            return self.joined(parts, inputs);
+        }
+        let weight = self.stack_padded(parts, inputs, padded)?;
+        Ok(Linear {
+            weight: Matrix::bf16(weight, (parts.len() * padded.0, padded.1))?,
+            bias: None,
             output: Output::Bf16,
         })
     }
@@ -184,14 +264,13 @@ impl<'a> Loader<'a> {
         output: Output,
     ) -> Result<Linear, LoadError> {
         let bias = format!("{module}.bias");
+        let weight = self.tensor(&format!("{module}.weight"), &[outputs, inputs])?;
         Ok(Linear {
-            weight: self.tensor(&format!("{module}.weight"), &[outputs, inputs])?,
+            weight: Matrix::bf16(weight, (outputs, inputs))?,
             bias: Some(match output {
                 Output::Bf16 => self.vector(&bias, outputs)?,
                 Output::F32 => self.vectors(&[(bias, outputs)])?,
             }),
-            outputs,
-            inputs,
             output,
         })
     }

@@ -17,16 +17,16 @@ pub(crate) const FFN: usize = 10_240;
 
 /// Its weights and what it computes in. What the numbers are does not matter, as long as they are not zero.
 pub(crate) struct Block<'a> {
-    compute: &'a Compute,
-    tokens: usize,
+    pub(crate) compute: &'a Compute,
+    pub(crate) tokens: usize,
     x: Memory,
-    y: Memory,
-    h: Memory,
-    qkv: Memory,
-    attended: Memory,
+    pub(crate) y: Memory,
+    pub(crate) h: Memory,
+    pub(crate) qkv: Memory,
+    pub(crate) attended: Memory,
     both: Memory,
-    activated: Memory,
-    weights: [Memory; 4],
+    pub(crate) activated: Memory,
+    pub(crate) weights: [Memory; 4],
     table: Memory,
     vector: Memory,
 }
@@ -130,6 +130,11 @@ impl Block<'_> {
     }
 
     pub(crate) fn add_norm(&self) -> Result<(), GpuError> {
+        self.add_norm_to(Matrix::bf16(self.y.region(), (self.tokens, DIM))?)
+    }
+
+    /// With the norm's result elsewhere, or in another format.
+    pub(crate) fn add_norm_to(&self, y: Matrix) -> Result<(), GpuError> {
         let rows = Rows {
             count: self.tokens,
             width: DIM,
@@ -142,7 +147,7 @@ impl Block<'_> {
             gate: Some(self.vector.region()),
         };
         let next = Next {
-            y: self.y.region(),
+            y,
             weight: norm,
             scale: Some(self.vector.region()),
         };

@@ -5,6 +5,7 @@
 
 use crate::block::Block;
 use crate::figures::time_for;
+use crate::integers::Integers;
 use libtest_mimic::Failed;
 use zimage_cuda::ops::hopper;
 use zimage_cuda::{Compute, GpuError};
@@ -48,6 +49,7 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
     if !hopper::available(&compute.gpu) {
         return Err("this GPU has none of the engine's own operations".into());
     }
+    let int8 = Integers::new(&block)?;
     println!("{tokens} tokens:");
     // Twice: the card gets hotter meanwhile.
     for _ in 0..2 {
@@ -60,6 +62,8 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
             let seconds = time_for(compute, 2.0, || run(&block, own))?;
             println!("  {own:?}: {:.1} us", 1e6 * seconds);
         }
+        let seconds = time_for(compute, 2.0, || int8.run())?;
+        println!("  int8: {:.1} us", 1e6 * seconds);
     }
     Ok(())
 }

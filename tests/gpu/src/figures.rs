@@ -1,6 +1,7 @@
 //! What single operations take at the real model's sizes: `--figures`.
 
 use crate::block::{Block, DIM, FFN};
+use crate::integers::Integers;
 use libtest_mimic::Failed;
 use std::time::Instant;
 use zimage_cuda::ops::hopper;
@@ -31,6 +32,18 @@ pub(crate) fn print(compute: &Compute, tokens: usize) -> Result<(), Failed> {
     if hopper::available(&compute.gpu) {
         flops("own attention", attention, &|| block.attend_ourselves())?;
         flops("both in one", both, &|| block.gate_up_swiglu())?;
+        let int8 = Integers::new(&block)?;
+        flops("int8 qkv", 6 * tokens * DIM * DIM, &|| int8.qkv())?;
+        flops("int8 out", 2 * tokens * DIM * DIM, &|| int8.out())?;
+        flops("int8 both", both, &|| int8.gate_up_swiglu())?;
+        flops("int8 down", 2 * tokens * FFN * DIM, &|| int8.down())?;
+        bytes("int8 add, norm", 7 * tokens * DIM, &|| int8.add_norm())?;
+        bytes("int8 attended", 3 * tokens * DIM, &|| {
+            int8.quantise_attended()
+        })?;
+        bytes("int8 activated", 3 * tokens * FFN, &|| {
+            int8.quantise_activated()
+        })?;
     }
     Ok(())
 }

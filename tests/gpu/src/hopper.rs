@@ -1,5 +1,6 @@
 //! Hopper's own kernels against plain ones, one after the other.
 
+use crate::errors::products_of_rotated_integers;
 use crate::oracle::{Stored, agree, download_bf16, poisoned, random, silu, upload_bf16};
 use crate::{OperationTest, Outcome};
 use zimage_cuda::matmul::{Output, Product};
@@ -22,6 +23,7 @@ pub(crate) const ALL: &[(&str, OperationTest)] = &[
         a_product_into_memory_that_was_never_written,
     ),
     ("gate_and_up_with_swiglu", gate_and_up_with_swiglu),
+    ("products_of_rotated_integers", products_of_rotated_integers),
 ];
 
 /// Units that fill pairs and blocks and that do not, one head and several, units of two heads in a pair, fewer pairs than
@@ -82,6 +84,12 @@ impl Factors {
         (m, n, k): (usize, usize, usize),
     ) -> Result<Self, GpuError> {
         let gpu = &compute.gpu;
+        if format == Format::S8 {
+            return Ok(Self {
+                x: Stored::integers(gpu, (m, k), 1)?,
+                weight: Stored::integers(gpu, (n, k), 2)?,
+            });
+        }
         let mut values = random(1, m * k);
         for (row, values) in values.chunks_mut(k).enumerate() {
             let size = [1.0, 0.25, 2.0][row % 3];
@@ -170,13 +178,13 @@ fn a_product_into_memory_that_was_never_written(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
     let size = (130, 144, 208);
     let (m, n, _) = size;
-    let factors = Factors::new(compute, Format::S8, size)?;
+    let factors = Factors::new(compute, Format::E4m3, size)?;
     let operands = (factors.x.matrix()?, factors.weight.matrix()?);
     let (fresh, written) = (gpu.allocate(2 * m * n)?, poisoned(gpu, 2 * m * n)?);
     let quantised = |y: &Memory| -> Result<Vec<f32>, GpuError> {
         let whole = Matrix::bf16(y.region(), (m, n))?;
         hopper::product(gpu, whole, operands.0, operands.1)?;
-        Stored::of(gpu, Format::S8, (m, n), y)?.numbers(gpu)
+        Stored::of(gpu, Format::E4m3, (m, n), y)?.numbers(gpu)
     };
     if quantised(&fresh)? == quantised(&written)? {
         return Ok(());

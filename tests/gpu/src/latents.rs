@@ -6,7 +6,7 @@ use std::path::Path;
 use zimage_checkpoint::Checkpoint;
 use zimage_core::executor::Executor as _;
 use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
-use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions};
+use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, Precision};
 
 const WIDTH: u32 = 512;
 const HEIGHT: u32 = 512;
@@ -20,6 +20,7 @@ pub(crate) fn write(model: &Path, folder: &Path) -> Outcome {
     let checkpoint = Checkpoint::open(model)?;
     let options = CudaOptions {
         gpu: GpuOptions::default(),
+        precision: Precision::Bf16,
         warm_up: vec![(HEIGHT, WIDTH)],
     };
     let mut executor = CudaExecutor::load(&checkpoint, &options)?;

@@ -13,14 +13,17 @@
 
 mod block;
 mod chain;
+mod errors;
 mod figures;
 mod formats;
 mod hopper;
+mod integers;
 mod latents;
 mod memory;
 mod model;
 mod operations;
 mod oracle;
+mod precisions;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
@@ -98,12 +101,12 @@ fn main() -> ExitCode {
         let options = options.clone();
         Trial::test(name, move || test(&Compute::open(&options)?))
     };
+    let model = |&(name, test): &(&str, ModelTest)| Trial::test(name, test);
     let hoppers = hopper::ALL.iter().map(operation);
+    let hoppers = hoppers.chain(precisions::ALL.iter().map(model));
     let hoppers = hoppers.map(|test| test.with_ignored_flag(!hopper));
     let operations = operations::ALL.iter().map(operation);
-    let models = model::ALL
-        .iter()
-        .map(|&(name, test)| Trial::test(name, test));
+    let models = model::ALL.iter().map(model);
     let tests = operations
         .chain(models)
         .map(|test| test.with_ignored_flag(skipped))

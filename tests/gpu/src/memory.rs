@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use zimage_checkpoint::Checkpoint;
 use zimage_core::request::ImageRequest;
-use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions};
+use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, Precision};
 
 const SIZES: [(u32, u32); 7] = [
     (1024, 1024),
@@ -32,6 +32,7 @@ pub(crate) fn mixed(model: &Path, count: usize) -> Outcome {
     }
     let options = CudaOptions {
         gpu: GpuOptions::default(),
+        precision: Precision::Bf16,
         warm_up: vec![(1024, 1024)],
     };
     let mut executor = CudaExecutor::load(&Checkpoint::open(model)?, &options)?;

@@ -9,7 +9,9 @@ use zimage_checkpoint::{Checkpoint, Shape, make_model};
 use zimage_core::executor::{Executor, ExecutorError};
 use zimage_core::pixels::Pixels;
 use zimage_core::request::{CfgNormalization, ImageRequest, InitImage, Noise};
-use zimage_cuda::{CudaExecutor, CudaOptions, GpuOptions, decoded_in_strips, eager_forwards};
+use zimage_cuda::{
+    CudaExecutor, CudaOptions, GpuOptions, Precision, decoded_in_strips, eager_forwards,
+};
 use zimage_models::CandleExecutor;
 
 pub(crate) const ALL: &[(&str, ModelTest)] = &[
@@ -56,6 +58,7 @@ pub(crate) fn request(width: u32, height: u32, prompt: &str) -> ImageRequest {
 fn load_with(checkpoint: &Checkpoint, gpu: GpuOptions) -> Result<CudaExecutor, Failed> {
     let options = CudaOptions {
         gpu,
+        precision: Precision::Bf16,
         warm_up: vec![(128, 128)],
     };
     Ok(CudaExecutor::load(checkpoint, &options)?)
@@ -74,7 +77,7 @@ fn load_within(checkpoint: &Checkpoint, limit: usize) -> Result<CudaExecutor, Fa
     load_with(checkpoint, gpu)
 }
 
-fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Failed> {
+pub(crate) fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Failed> {
     make_model(folder, shape, 7)?;
     Ok(Checkpoint::open(folder)?)
 }

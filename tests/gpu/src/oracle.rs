@@ -4,7 +4,7 @@ use half::bf16;
 use libtest_mimic::Failed;
 use zimage_core::noise::Generator;
 use zimage_cuda::ops::quantise::quantise;
-use zimage_cuda::{Format, Gpu, GpuError, Matrix, Memory};
+use zimage_cuda::{Format, Gpu, GpuError, Matrix, Memory, ROTATED};
 
 /// Normal numbers, rounded to bfloat16.
 pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
@@ -101,6 +101,21 @@ impl Stored {
         Ok(stored)
     }
 
+    /// Integers and scales, those of each row of another size.
+    pub(crate) fn integers(gpu: &Gpu, shape: (usize, usize), seed: u64) -> Result<Self, GpuError> {
+        let stored = Self::poisoned(gpu, Format::S8, shape)?;
+        let numbers = random(seed, shape.0 * shape.1);
+        let byte =
+            |number: f32| ((40.0 * number).round().clamp(-127.0, 127.0) as i8).cast_unsigned();
+        let bytes: Vec<u8> = numbers.into_iter().map(byte).collect();
+        gpu.upload(stored.values.region(), &bytes)?;
+        let scales: Vec<f32> = (0..shape.0)
+            .map(|row| [0.01, 0.003, 0.05][row % 3])
+            .collect();
+        stored.set_scales(gpu, &scales)?;
+        Ok(stored)
+    }
+
     pub(crate) fn matrix(&self) -> Result<Matrix, GpuError> {
         let values = self.values.region();
         match self.format {
@@ -134,6 +149,55 @@ impl Stored {
         };
         Ok(bytes.into_iter().map(number).collect())
     }
+}
+
+/// Each 128 numbers of a row times a Hadamard matrix of ones, added up in the order in which the GPU does it, so that the bits
+/// are the same.
+pub(crate) fn rotated(row: &[f32]) -> Vec<f32> {
+    let mut row = row.to_vec();
+    for block in row.chunks_exact_mut(ROTATED) {
+        for apart in (0..7).map(|bit| 1 << bit) {
+            for first in (0..ROTATED).filter(|place| place & apart == 0) {
+                let (one, other) = (block[first], block[first + apart]);
+                block[first] = one + other;
+                block[first + apart] = one - other;
+            }
+        }
+    }
+    row
+}
+
+/// Fails where integers and their scale are not what a row of numbers, rotated, becomes; `error` is how far a number may be
+/// from what it is rounded from, in steps.
+pub(crate) fn is_rotated(
+    what: &str,
+    (integers, scale): (&[f32], f32),
+    row: &[f32],
+    error: f32,
+) -> Result<(), Failed> {
+    let row = rotated(row);
+    let most = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let (step, factor) = (most / 127.0, (ROTATED as f32).sqrt());
+    let expected = if most == 0.0 { 1.0 } else { step / factor };
+    if (scale / expected - 1.0).abs() > 1e-4 || scale.is_nan() {
+        return Err(format!("{what}: scale {scale}, not {expected}").into());
+    }
+    for (place, (integer, x)) in integers.iter().zip(&row).enumerate() {
+        let x = if most == 0.0 { 0.0 } else { x / step };
+        let distance = (integer - x).abs();
+        if distance > error || distance.is_nan() {
+            let same = integers
+                .iter()
+                .zip(&row)
+                .filter(|(i, x)| (*i - *x / step).abs() <= error);
+            let (same, all) = (same.count(), row.len());
+            return Err(format!(
+                "{what}: number {place} is {integer}, not {x}; {same} of {all} are as expected"
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Four bits of exponent and three of mantissa.

@@ -1,50 +1,87 @@
-// Norms over rows of `vectors` * 8 numbers: one block a row, one vector of eight a thread.
+// Norms over rows of `vectors` * 8 numbers: one block a row, one vector of eight a thread. Those whose names end in s8 give
+// rows of eight bits.
 
-// y = rms_norm(x) * weight * scale; scale (float32) may be null.
-extern "C" __global__ void rms_norm(uint4 *y, const uint4 *x, const uint4 *weight, const float *scale, int vectors,
-                                    float eps) {
-  after_earlier_work();
-  const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
+// Results of a row, each of which begins at `y`. Every thread of the block comes here; those behind the row's end are not
+// `inside`, and have zeros.
+struct ToBf16 {
+  typedef uint4 Vector;
+
+  static __device__ void write(Vector *y, float *, bool inside, const float (&values)[8]) {
+    if (inside) y[threadIdx.x] = pack8(values);
+  }
+};
+struct ToS8 {
+  typedef uint2 Vector;
+
+  static __device__ void write(Vector *y, float *scale, bool inside, float (&values)[8]) {
+    S8::prepare(values);
+    const float most = block_largest(largest(values));
+    if (threadIdx.x == 0) *scale = S8::scale(most);
+    if (inside) y[threadIdx.x] = S8::pack(values, S8::inverse(most));
+  }
+};
+
+template <class Result>
+__device__ void rms_norm_to(typename Result::Vector *y, float *scales, const uint4 *x, const uint4 *weight, const float *scale,
+                            int vectors, float eps) {
+  const u64 row = (u64)blockIdx.x * vectors;
   const bool inside = threadIdx.x < vectors;
   float values[8] = {}, sum = 0.f;
-  if (inside) unpack8(x[at], values);
+  if (inside) unpack8(x[row + threadIdx.x], values);
 #pragma unroll
   for (int i = 0; i < 8; i++) sum += values[i] * values[i];
   const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
-  if (!inside) return;
-  float w[8], s[8] = {1, 1, 1, 1, 1, 1, 1, 1};
-  unpack8(weight[threadIdx.x], w);
-  if (scale) load8(scale + threadIdx.x * 8, s);
+  if (inside) {
+    float w[8], s[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    unpack8(weight[threadIdx.x], w);
+    if (scale) load8(scale + threadIdx.x * 8, s);
 #pragma unroll
-  for (int i = 0; i < 8; i++) values[i] *= r * w[i] * s[i];
-  y[at] = pack8(values);
+    for (int i = 0; i < 8; i++) values[i] *= r * w[i] * s[i];
+  }
+  Result::write(y + row, scales + blockIdx.x, inside, values);
 }
 
-// x += gate * rms_norm(h) * weight, then y = rms_norm(x) * next_weight * next_scale.
-// gate and next_scale (float32) may be null, which is one; with a null y only x is written; with a null weight h is
-// added as it is.
-extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const uint4 *weight, const float *gate,
-                                    const uint4 *next_weight, const float *next_scale, int vectors, float eps) {
+// y = rms_norm(x) * weight * scale; scale (float32) may be null.
+extern "C" __global__ void rms_norm(uint4 *y, float *scales, const uint4 *x, const uint4 *weight, const float *scale,
+                                    int vectors, float eps) {
   after_earlier_work();
-  const u64 at = (u64)blockIdx.x * vectors + threadIdx.x;
+  rms_norm_to<ToBf16>(y, scales, x, weight, scale, vectors, eps);
+}
+
+extern "C" __global__ void rms_norm_s8(uint2 *y, float *scales, const uint4 *x, const uint4 *weight, const float *scale,
+                                       int vectors, float eps) {
+  after_earlier_work();
+  rms_norm_to<ToS8>(y, scales, x, weight, scale, vectors, eps);
+}
+
+// What is added to x: h, normed and multiplied by the weight and the gate (float32). Either may be null.
+struct Added {
+  const uint4 *h, *weight;
+  const float *gate;
+};
+
+template <class Result>
+__device__ void add_norm_to(typename Result::Vector *y, float *scales, uint4 *x, const Added &add, const uint4 *next_weight,
+                            const float *next_scale, int vectors, float eps) {
+  const u64 row = (u64)blockIdx.x * vectors, at = row + threadIdx.x;
   const bool inside = threadIdx.x < vectors;
   float added[8] = {}, values[8] = {}, w[8], s[8], sum = 0.f;
   // On its way while the first norm is computed.
   const uint4 before = inside ? x[at] : uint4();
-  if (inside) unpack8(h[at], added);
-  if (weight) {
+  if (inside) unpack8(add.h[at], added);
+  if (add.weight) {
 #pragma unroll
     for (int i = 0; i < 8; i++) sum += added[i] * added[i];
     const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
     if (inside) {
-      unpack8(weight[threadIdx.x], w);
+      unpack8(add.weight[threadIdx.x], w);
 #pragma unroll
       for (int i = 0; i < 8; i++) added[i] *= r * w[i];
     }
   }
   if (inside) {
-    if (gate) {
-      load8(gate + threadIdx.x * 8, s);
+    if (add.gate) {
+      load8(add.gate + threadIdx.x * 8, s);
 #pragma unroll
       for (int i = 0; i < 8; i++) added[i] *= s[i];
     }
@@ -60,16 +97,32 @@ extern "C" __global__ void add_norm(uint4 *y, uint4 *x, const uint4 *h, const ui
 #pragma unroll
   for (int i = 0; i < 8; i++) sum += values[i] * values[i];
   const float r = rsqrtf(block_sum(sum) / (vectors * 8) + eps);
-  if (!inside) return;
-  unpack8(next_weight[threadIdx.x], w);
-  if (next_scale) {
-    load8(next_scale + threadIdx.x * 8, s);
+  if (inside) {
+    unpack8(next_weight[threadIdx.x], w);
+    if (next_scale) {
+      load8(next_scale + threadIdx.x * 8, s);
 #pragma unroll
-    for (int i = 0; i < 8; i++) w[i] *= s[i];
+      for (int i = 0; i < 8; i++) w[i] *= s[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] *= r * w[i];
   }
-#pragma unroll
-  for (int i = 0; i < 8; i++) values[i] *= r * w[i];
-  y[at] = pack8(values);
+  Result::write(y + row, scales + blockIdx.x, inside, values);
+}
+
+// x += gate * rms_norm(h) * weight, then y = rms_norm(x) * next_weight * next_scale.
+// gate and next_scale (float32) may be null, which is one; with a null y only x is written; with a null weight h is
+// added as it is.
+extern "C" __global__ void add_norm(uint4 *y, float *scales, uint4 *x, const Added add, const uint4 *next_weight,
+                                    const float *next_scale, int vectors, float eps) {
+  after_earlier_work();
+  add_norm_to<ToBf16>(y, scales, x, add, next_weight, next_scale, vectors, eps);
+}
+
+extern "C" __global__ void add_norm_s8(uint2 *y, float *scales, uint4 *x, const Added add, const uint4 *next_weight,
+                                       const float *next_scale, int vectors, float eps) {
+  after_earlier_work();
+  add_norm_to<ToS8>(y, scales, x, add, next_weight, next_scale, vectors, eps);
 }
 
 // y = layer_norm(x) * scale, without weights; scale is float32.

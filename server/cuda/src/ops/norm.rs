@@ -1,10 +1,12 @@
 //! Norms over rows.
 
+use super::quantise::rotates;
 use super::{BF16, F32, grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
+use crate::matrix::{Format, Matrix};
 use crate::memory::Region;
-use cudarc::driver::LaunchConfig;
+use cudarc::driver::{DeviceRepr, LaunchConfig};
 
 /// Rows and their width, and the norm's epsilon.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,17 @@ pub struct Rows {
 impl Rows {
     fn bytes(self) -> usize {
         self.count * self.width * BF16
+    }
+
+    /// Checks a result, and gives the one of two kernels that makes it: in bfloat16, or in integers.
+    fn result(self, y: Matrix, kernels: [&'static str; 2]) -> Result<&'static str, GpuError> {
+        y.require((self.count, self.width))?;
+        rotates(y)?;
+        match y.format() {
+            Format::Bf16 => Ok(kernels[0]),
+            Format::S8 => Ok(kernels[1]),
+            Format::E4m3 => Err(GpuError::Bounds("no norm gives e4m3".to_owned())),
+        }
     }
 
     /// Vectors of a row, and a block for each row with a thread for each vector.
@@ -46,27 +59,29 @@ fn optional(vector: Option<Region>, bytes: usize) -> Result<u64, GpuError> {
     })
 }
 
-/// `y = rms_norm(x) * weight * scale`; `scale` is float32.
+/// `y = rms_norm(x) * weight * scale`, in bfloat16 or rotated and in integers; `scale` is float32.
 ///
 /// # Errors
-/// When a region is too small or the driver reports a fault.
+/// When sizes do not fit together or the driver reports a fault.
 pub fn rms_norm(
     gpu: &Gpu,
     rows: Rows,
-    y: Region,
+    y: Matrix,
     x: Region,
     weight: Region,
     scale: Option<Region>,
 ) -> Result<(), GpuError> {
-    y.require(rows.bytes())?;
+    let kernel = rows.result(y, ["rms_norm", "rms_norm_s8"])?;
     x.require(rows.bytes())?;
     weight.require(rows.width * BF16)?;
     let scale = optional(scale, rows.width * F32)?;
     let (vectors, config) = rows.launch()?;
-    let (y, x, weight) = (y.pointer(), x.pointer(), weight.pointer());
-    let mut launch = gpu.kernel("rms_norm")?;
+    let (y, y_scales) = (y.region().pointer(), y.scales());
+    let (x, weight) = (x.pointer(), weight.pointer());
+    let mut launch = gpu.kernel(kernel)?;
     launch
         .arg(&y)
+        .arg(&y_scales)
         .arg(&x)
         .arg(&weight)
         .arg(&scale)
@@ -90,18 +105,30 @@ pub struct Added {
 /// The norm that follows [`add_norm`]'s addition.
 #[derive(Clone, Copy, Debug)]
 pub struct Next {
-    /// Where it goes.
-    pub y: Region,
+    /// Where it goes, in bfloat16 or rotated and in integers.
+    pub y: Matrix,
     /// Its weight.
     pub weight: Region,
     /// Multiplied in float32.
     pub scale: Option<Region>,
 }
 
+/// Addresses of what is added; `Added` of norm.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct AddedAt {
+    h: u64,
+    weight: u64,
+    gate: u64,
+}
+
+// SAFETY: three addresses, as the kernel declares them.
+unsafe impl DeviceRepr for AddedAt {}
+
 /// `x += gate * rms_norm(h) * weight`, then `y = rms_norm(x) * weight * scale` when there is a next norm.
 ///
 /// # Errors
-/// When a region is too small or the driver reports a fault.
+/// When sizes do not fit together or the driver reports a fault.
 pub fn add_norm(
     gpu: &Gpu,
     rows: Rows,
@@ -111,15 +138,23 @@ pub fn add_norm(
 ) -> Result<(), GpuError> {
     x.require(rows.bytes())?;
     added.h.require(rows.bytes())?;
-    let weight = optional(added.weight, rows.width * BF16)?;
-    let gate = optional(added.gate, rows.width * F32)?;
-    let y = optional(next.map(|next| next.y), rows.bytes())?;
+    let add = AddedAt {
+        h: added.h.pointer(),
+        weight: optional(added.weight, rows.width * BF16)?,
+        gate: optional(added.gate, rows.width * F32)?,
+    };
+    let kernel = match next {
+        Some(next) => rows.result(next.y, ["add_norm", "add_norm_s8"])?,
+        None => "add_norm",
+    };
+    let y = next.map_or(0, |next| next.y.region().pointer());
+    let y_scales = next.map_or(0, |next| next.y.scales());
     let next_weight = optional(next.map(|next| next.weight), rows.width * BF16)?;
     let next_scale = optional(next.and_then(|next| next.scale), rows.width * F32)?;
     let (vectors, config) = rows.launch()?;
-    let (x, h) = (x.pointer(), added.h.pointer());
-    let mut launch = gpu.kernel("add_norm")?;
-    launch.arg(&y).arg(&x).arg(&h).arg(&weight).arg(&gate);
+    let x = x.pointer();
+    let mut launch = gpu.kernel(kernel)?;
+    launch.arg(&y).arg(&y_scales).arg(&x).arg(&add);
     launch
         .arg(&next_weight)
         .arg(&next_scale)

@@ -1,15 +1,18 @@
 //! From bfloat16 to eight bits.
 
-use super::{THREADS, grid, vectors};
+use super::{grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
-use crate::matrix::{Format, Matrix};
+use crate::matrix::{Format, Matrix, ROTATED};
 
 /// The least compute capability that converts to e4m3.
 const E4M3_CAPABILITY: (i32, i32) = (8, 9);
 
-/// `y = x`, rounded to eight bits: the scale of each row is such that its largest number is the largest of y's format. An
-/// infinite number makes its row one of no numbers.
+/// Vectors of eight numbers that a thread has at most.
+const EACH: usize = 2;
+
+/// `y = x`, rounded to eight bits: the scale of each row is such that its largest number is the largest of y's format. Rows
+/// that become integers are rotated first. An infinite number makes its row one of no numbers.
 ///
 /// # Errors
 /// When the sizes or formats do not fit together, or the driver reports a fault.
@@ -25,19 +28,31 @@ pub fn quantise(gpu: &Gpu, y: Matrix, x: Matrix) -> Result<(), GpuError> {
             )));
         }
     };
-    if (y.rows(), y.columns()) != (x.rows(), x.columns()) {
+    y.require((x.rows(), x.columns()))?;
+    let vectors = vectors(x.columns())?;
+    let threads = vectors.div_ceil(EACH).next_multiple_of(32);
+    if threads > 1024 {
+        let width = x.columns();
         return Err(GpuError::Bounds(format!(
-            "{} x {} numbers do not become {} x {}",
-            x.rows(),
-            x.columns(),
-            y.rows(),
-            y.columns()
+            "a row of {width} numbers is too wide to become one of eight bits"
         )));
     }
-    let vectors = vectors(x.columns())? as i32;
+    rotates(y)?;
     let (to, scales, from) = (y.region().pointer(), y.scales(), x.region().pointer());
+    let vectors = vectors as i32;
     let mut launch = gpu.kernel(kernel)?;
     launch.arg(&to).arg(&scales).arg(&from).arg(&vectors);
     // SAFETY: the arguments are the kernel's; there is a block for each row, and both matrices and the scales have as many.
-    unsafe { launch.launch(grid(x.rows(), THREADS)) }
+    unsafe { launch.launch(grid(x.rows(), threads)) }
+}
+
+/// Fails when rows of a matrix are to be rotated, and cannot.
+pub(super) fn rotates(matrix: Matrix) -> Result<(), GpuError> {
+    if matrix.format() != Format::S8 || matrix.columns().is_multiple_of(ROTATED) {
+        return Ok(());
+    }
+    let width = matrix.columns();
+    Err(GpuError::Bounds(format!(
+        "a row of {width} integers is no multiple of {ROTATED}"
+    )))
 }

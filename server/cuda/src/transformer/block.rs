@@ -4,7 +4,7 @@ use super::weights::{Block, Transformer};
 use crate::compute::Compute;
 use crate::dnn::Attention;
 use crate::error::GpuError;
-use crate::matrix::Matrix;
+use crate::matrix::{Format, Matrix};
 use crate::memory::{Layout, Region};
 use crate::ops::embed::swiglu;
 use crate::ops::hopper::{self, gate_up_swiglu};
@@ -19,12 +19,13 @@ const QK_NORM_EPS: f32 = 1e-5;
 pub(super) struct BlockWork {
     /// The hidden states, which blocks change.
     pub(super) x: Region,
-    /// They, normed.
+    /// They, normed, in the format of the weight that they are multiplied by; and the attention's result in it.
     pub(super) y: Region,
     /// What a block adds.
     h: Region,
     qkv: Region,
     attended: Region,
+    /// And what follows from it in the last weight's format.
     gate_and_up: Region,
     activated: Region,
 }
@@ -107,7 +108,8 @@ impl Transformer {
             let own = modulation(place)?;
             if place == 0 {
                 let scale = own.map(|own| own.scale_msa);
-                rms_norm(gpu, rows, work.y, work.x, block.attention_norm1, scale)?;
+                let y = block.qkv.input(work.y, tokens)?;
+                rms_norm(gpu, rows, y, work.x, block.attention_norm1, scale)?;
             }
             self.attend(compute, block, (work, tokens), table)?;
             let added = Added {
@@ -116,14 +118,13 @@ impl Transformer {
                 gate: own.map(|own| own.gate_msa),
             };
             let next = Next {
-                y: work.y,
+                y: block.gate_and_up.input(work.y, tokens)?,
                 weight: block.ffn_norm1,
                 scale: own.map(|own| own.scale_mlp),
             };
             add_norm(gpu, rows, work.x, added, Some(next))?;
 
-            self.activate(compute, block, work, tokens)?;
-            block.down.run(compute, tokens, work.h, work.activated)?;
+            self.feed_forward(compute, block, work, tokens)?;
             let added = Added {
                 h: work.h,
                 weight: Some(block.ffn_norm2),
@@ -132,7 +133,7 @@ impl Transformer {
             // The norm that the next block begins with is computed while its input is at hand.
             let next = match blocks.get(place + 1) {
                 Some(following) => Some(Next {
-                    y: work.y,
+                    y: following.qkv.input(work.y, tokens)?,
                     weight: following.attention_norm1,
                     scale: modulation(place + 1)?.map(|following| following.scale_msa),
                 }),
@@ -151,14 +152,14 @@ impl Transformer {
         work: &BlockWork,
         tokens: usize,
     ) -> Result<(), GpuError> {
-        block.qkv.run(compute, tokens, work.qkv, work.y)?;
-        block.out.run(compute, tokens, work.h, work.attended)?;
-        self.activate(compute, block, work, tokens)?;
-        block.down.run(compute, tokens, work.h, work.activated)
+        let y = block.qkv.input(work.y, tokens)?;
+        block.qkv.multiply(compute, work.qkv, y)?;
+        block.project(compute, work, tokens)?;
+        self.feed_forward(compute, block, work, tokens)
     }
 
-    /// The first half of the feed-forward layers.
-    fn activate(
+    /// The feed-forward layers.
+    fn feed_forward(
         &self,
         compute: &Compute,
         block: &Block,
@@ -166,14 +167,17 @@ impl Transformer {
         tokens: usize,
     ) -> Result<(), GpuError> {
         let (gpu, both, size) = (&compute.gpu, block.gate_and_up, (tokens, self.ffn));
-        if hopper::pays(gpu, size) {
+        let y = both.input(work.y, tokens)?;
+        if y.format() != Format::Bf16 || hopper::pays(gpu, size) {
             let activated = Matrix::bf16(work.activated, size)?;
-            let x = Matrix::bf16(work.y, (tokens, both.inputs))?;
-            let weight = Matrix::bf16(both.weight, (both.outputs, both.inputs))?;
-            return gate_up_swiglu(gpu, activated, x, weight);
+            gate_up_swiglu(gpu, activated, y, both.weight)?;
+        } else {
+            both.multiply(compute, work.gate_and_up, y)?;
+            swiglu(gpu, work.activated, work.gate_and_up, size)?;
         }
-        both.run(compute, tokens, work.gate_and_up, work.y)?;
-        swiglu(gpu, work.activated, work.gate_and_up, size)
+        let (down, room) = (block.down, work.gate_and_up);
+        let activated = down.quantised(gpu, tokens, work.activated, room)?;
+        down.multiply(compute, work.h, activated)
     }
 
     /// From the normed hidden states to what is added to them.
@@ -190,7 +194,8 @@ impl Transformer {
             kv_heads: self.config.n_heads,
             width: self.config.head_dim(),
         };
-        block.qkv.run(compute, tokens, work.qkv, work.y)?;
+        let y = block.qkv.input(work.y, tokens)?;
+        block.qkv.multiply(compute, work.qkv, y)?;
         let norms = block.qk_norms.map(|(q, k)| (q, k, QK_NORM_EPS));
         norm_and_rotate(
             &compute.gpu,
@@ -205,6 +210,15 @@ impl Transformer {
             causal: false,
         };
         compute.attend(attention, work.attended, work.qkv)?;
-        block.out.run(compute, tokens, work.h, work.attended)
+        block.project(compute, work, tokens)
+    }
+}
+
+impl Block {
+    /// From the attention's result to what is added to the hidden states.
+    fn project(&self, compute: &Compute, work: &BlockWork, tokens: usize) -> Result<(), GpuError> {
+        let gpu = &compute.gpu;
+        let attended = self.out.quantised(gpu, tokens, work.attended, work.y)?;
+        self.out.multiply(compute, work.h, attended)
     }
 }

@@ -43,9 +43,9 @@ impl Transformer {
         let gpu = &compute.gpu;
         let (count, row, dim) = (times.len(), self.modulation_row(), self.config.dim);
         let (inputs, hidden, width) = (
-            self.time_in.inputs,
-            self.time_in.outputs,
-            self.time_out.outputs,
+            self.time_in.inputs(),
+            self.time_in.outputs(),
+            self.time_out.outputs(),
         );
         let lay_out = |layout: &mut Layout| -> Result<[Region; 8], GpuError> {
             Ok([

@@ -4,7 +4,10 @@ use crate::compute::Linear;
 use crate::error::LoadError;
 use crate::gpu::Gpu;
 use crate::matmul::Output;
+use crate::matrix::ROTATED;
 use crate::memory::{Memory, Region};
+use crate::ops::hopper;
+use crate::precision::Precision;
 use crate::weights::Loader;
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_checkpoint::{Checkpoint, Component};
@@ -50,10 +53,18 @@ pub(super) struct Block {
 }
 
 impl Transformer {
-    pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let config = checkpoint.transformer().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::Transformer, |_| true)?;
+        if precision == Precision::Int8 {
+            integers_are_supported(gpu, &config)?;
+        }
+        let formats = |name: &str| Some(precision.format(name));
+        let mut loader = Loader::new(gpu, checkpoint, Component::Transformer, formats)?;
         let (dim, adaln, patch) = (config.dim, config.adaln_dim(), config.patch_dim());
         let caption = config.cap_feat_dim;
         let last = "all_final_layer.2-1";
@@ -96,11 +107,9 @@ impl Transformer {
             context_refiner,
             layers,
             modulation: Linear {
-                weight: loader.stack(&of_each("weight"), adaln)?,
                 bias: Some(loader.vectors(&of_each("bias"))?),
-                outputs: 4 * dim * modulated.len(),
-                inputs: adaln,
                 output: Output::F32,
+                ..loader.joined(&of_each("weight"), adaln)?
             },
             final_modulation: loader.linear(
                 &format!("{last}.adaLN_modulation.1"),
@@ -126,7 +135,7 @@ impl Transformer {
 
     /// Numbers of a step's row of modulations.
     pub(super) const fn modulation_row(&self) -> usize {
-        self.modulation.outputs
+        self.modulation.outputs()
     }
 }
 
@@ -142,6 +151,32 @@ fn supported(config: &TransformerConfig) -> Result<(), LoadError> {
             return Err(LoadError::Unsupported(format!(
                 "{field} is {size}; multiples of 8 up to {most} are computed"
             )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the products of a step are computed in integers.
+fn integers_are_supported(gpu: &Gpu, config: &TransformerConfig) -> Result<(), LoadError> {
+    let refused = |why: String| {
+        Err(LoadError::Unsupported(format!(
+            "int8 {why}; bfloat16 works"
+        )))
+    };
+    if !hopper::available(gpu) {
+        let (name, (major, minor)) = (&gpu.properties().name, gpu.properties().capability);
+        return refused(format!(
+            "needs compute capability 9.0 (H100, H200, H800), and {name} has {major}.{minor}"
+        ));
+    }
+    for (field, width) in [
+        ("dim", config.dim),
+        ("the feed-forward width", config.ffn_dim()),
+    ] {
+        if !width.is_multiple_of(ROTATED) {
+            return refused(format!(
+                "needs widths of multiples of {ROTATED}, and {field} is {width}"
+            ));
         }
     }
     Ok(())
@@ -175,20 +210,8 @@ impl Block {
             ffn_norm2: norm("ffn_norm2", dim)?,
             qkv: loader.joined(&qkv, dim)?,
             out: loader.joined(&[(attention("to_out.0"), dim)], dim)?,
-            gate_and_up: Linear {
-                weight: loader.stack_padded(&gate_and_up, dim, (padded, dim))?,
-                bias: None,
-                outputs: 2 * padded,
-                inputs: dim,
-                output: Output::Bf16,
-            },
-            down: Linear {
-                weight: loader.stack_padded(&[(feed_forward("w2"), dim)], ffn, (dim, padded))?,
-                bias: None,
-                outputs: dim,
-                inputs: padded,
-                output: Output::Bf16,
-            },
+            gate_and_up: loader.joined_padded(&gate_and_up, dim, (padded, dim))?,
+            down: loader.joined_padded(&[(feed_forward("w2"), dim)], ffn, (dim, padded))?,
         })
     }
 }

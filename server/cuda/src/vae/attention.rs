@@ -63,11 +63,8 @@ impl Attention {
         let mut linear = |part: &str| -> Result<Linear, LoadError> {
             let weight = (format!("{name}.{part}.weight"), channels);
             Ok(Linear {
-                weight: loader.stack_padded(&[weight], channels, (width, width))?,
                 bias: Some(loader.vector(&format!("{name}.{part}.bias"), channels)?),
-                outputs: width,
-                inputs: width,
-                output: Output::Bf16,
+                ..loader.joined_padded(&[weight], channels, (width, width))?
             })
         };
         Ok(Self {
@@ -120,9 +117,13 @@ impl Attention {
             k: width,
             output: Output::Bf16,
         };
-        compute
-            .matmuls
-            .run(gpu, values, own.v, (self.to_v.weight, own.normed), None)?;
+        compute.matmuls.run(
+            gpu,
+            values,
+            own.v,
+            (self.to_v.weight.region(), own.normed),
+            None,
+        )?;
 
         let scale = 1.0 / (self.channels as f32).sqrt();
         for start in (0..pixels).step_by(chunk(pixels)) {
@@ -211,11 +212,10 @@ impl MiddleBlock {
 #[cfg(test)]
 pub(super) fn sized(channels: usize) -> MiddleBlock {
     use super::layers::sized::{norm, resnet};
+    use crate::matrix::Matrix;
     let linear = Linear {
-        weight: Region::NONE,
+        weight: Matrix::none((channels, channels)),
         bias: None,
-        outputs: channels,
-        inputs: channels,
         output: Output::Bf16,
     };
     MiddleBlock {

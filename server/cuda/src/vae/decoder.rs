@@ -8,6 +8,7 @@ use super::{Size, Work, supported};
 use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
+use crate::matrix::Format;
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::image::{Bytes, Latents, from_latents, to_bytes};
 use crate::weights::Loader;
@@ -48,7 +49,7 @@ impl Decoder {
         let config = checkpoint.vae().clone();
         supported(&config)?;
         let mut loader = Loader::new(gpu, checkpoint, Component::Vae, |name| {
-            name.starts_with("decoder.")
+            name.starts_with("decoder.").then_some(Format::Bf16)
         })?;
         let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
         let (first, last) = (channels[0], channels[channels.len() - 1]);

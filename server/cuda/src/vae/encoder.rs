@@ -6,6 +6,7 @@ use super::{Needs, Size, Work, supported};
 use crate::compute::Compute;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
+use crate::matrix::Format;
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::BF16;
 use crate::weights::Loader;
@@ -36,7 +37,7 @@ impl Encoder {
         let config = checkpoint.vae().clone();
         supported(&config)?;
         let mut loader = Loader::new(gpu, checkpoint, Component::Vae, |name| {
-            name.starts_with("encoder.")
+            name.starts_with("encoder.").then_some(Format::Bf16)
         })?;
         let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
         let (first, last) = (channels[0], channels[channels.len() - 1]);

@@ -3,11 +3,12 @@
 use super::ONCE;
 use crate::Outcome;
 use crate::oracle::{
-    agree, download_bf16, mean_square, poisoned, random, rounded, silu, upload_bf16, upload_f32,
+    Stored, agree, download_bf16, is_rotated, mean_square, poisoned, random, rounded, silu,
+    upload_bf16, upload_f32,
 };
-use zimage_cuda::Compute;
 use zimage_cuda::ops::group_norm::{Groups, group_norm};
 use zimage_cuda::ops::norm::{Added, Next, Rows, add_norm, layer_norm, rms_norm};
+use zimage_cuda::{Compute, Format, Gpu, Matrix, ROTATED};
 
 pub(super) fn norms(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
@@ -28,7 +29,7 @@ pub(super) fn norms(compute: &Compute) -> Outcome {
         rms_norm(
             gpu,
             rows,
-            y.region(),
+            Matrix::bf16(y.region(), (count, width))?,
             on_gpu.0.region(),
             on_gpu.1.region(),
             scales,
@@ -49,6 +50,12 @@ pub(super) fn norms(compute: &Compute) -> Outcome {
             &expected,
             ONCE,
         )?;
+        if width.is_multiple_of(ROTATED) {
+            let y = Stored::poisoned(gpu, Format::S8, (count, width))?;
+            let (x, weight) = (on_gpu.0.region(), on_gpu.1.region());
+            rms_norm(gpu, rows, y.matrix()?, x, weight, scales)?;
+            are_rotated(gpu, "rms norm", &y, &expected)?;
+        }
 
         layer_norm(gpu, rows, y.region(), on_gpu.0.region(), on_gpu.2.region())?;
         let expected: Vec<f32> = x
@@ -74,6 +81,25 @@ pub(super) fn norms(compute: &Compute) -> Outcome {
     Ok(())
 }
 
+/// Rows of integers are what the host makes of the same numbers: a sum's order may move one that is halfway between two.
+fn are_rotated(gpu: &Gpu, what: &str, y: &Stored, expected: &[f32]) -> Outcome {
+    let (numbers, scales) = (y.numbers(gpu)?, y.scales(gpu)?);
+    let width = expected.len() / scales.len();
+    let rows = numbers
+        .chunks(width)
+        .zip(scales)
+        .zip(expected.chunks(width));
+    for (row, (actual, expected)) in rows.enumerate() {
+        is_rotated(
+            &format!("{what} in integers, row {row}"),
+            actual,
+            expected,
+            0.51,
+        )?;
+    }
+    Ok(())
+}
+
 pub(super) fn addition_and_norm(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;
     let (count, width) = (7, 3840);
@@ -94,7 +120,7 @@ pub(super) fn addition_and_norm(compute: &Compute) -> Outcome {
         gate: Some(gate_gpu.region()),
     };
     let next = Next {
-        y: y.region(),
+        y: Matrix::bf16(y.region(), (count, width))?,
         weight: next_gpu.region(),
         scale: Some(scale_gpu.region()),
     };
@@ -120,7 +146,32 @@ pub(super) fn addition_and_norm(compute: &Compute) -> Outcome {
         &sums,
         ONCE,
     )?;
-    agree("y", &download_bf16(gpu, &y, count * width)?, &normed, ONCE)
+    agree("y", &download_bf16(gpu, &y, count * width)?, &normed, ONCE)?;
+
+    // The same in integers. What they are compared with is made of the sums that the GPU has rounded.
+    let (again, y) = (
+        upload_bf16(gpu, &x)?,
+        Stored::poisoned(gpu, Format::S8, (count, width))?,
+    );
+    let integers = Next {
+        y: y.matrix()?,
+        ..next
+    };
+    add_norm(gpu, rows, again.region(), added, Some(integers))?;
+    let sums = download_bf16(gpu, &x_gpu, count * width)?;
+    agree(
+        "x again",
+        &download_bf16(gpu, &again, count * width)?,
+        &sums,
+        0.0,
+    )?;
+    let mut normed = Vec::new();
+    for sum in sums.chunks(width) {
+        let r = (mean_square(sum) + 1e-5).sqrt().recip();
+        let of_sum = sum.iter().zip(&next_weight).zip(&next_scale);
+        normed.extend(of_sum.map(|((x, w), s)| x * r * w * s));
+    }
+    are_rotated(gpu, "sum and norm", &y, &normed)
 }
 
 pub(super) fn group_norms(compute: &Compute) -> Outcome {
