@@ -17,7 +17,7 @@ use zimage_models::CandleExecutor;
 pub(crate) enum Chosen {
     /// candle, in float32.
     Cpu,
-    /// The CUDA engine, in bfloat16.
+    /// The CUDA engine, in bfloat16 or int8.
     Cuda,
 }
 
@@ -33,6 +33,12 @@ pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
         (Chosen::Cpu, Precision::Bfloat16) => {
             "--precision bfloat16 needs a GPU: the CPU computes in float32"
         }
+        (Chosen::Cpu, Precision::Int8) => {
+            "--precision int8 needs a Hopper GPU: the CPU computes in float32"
+        }
+        (Chosen::Cuda, Precision::Int8) if !model.lora.is_empty() => {
+            "--precision int8 takes no --lora yet: what that costs in accuracy was not measured; use bfloat16"
+        }
         (Chosen::Cuda, Precision::Float32) => {
             "--precision float32 needs --device cpu: a GPU computes in bfloat16"
         }
@@ -42,6 +48,15 @@ pub(crate) fn choose(model: &Model, gpus: &Gpus) -> Result<Chosen, Failure> {
         _ => return Ok(chosen),
     };
     Err(Failure::Unsupported(refused.to_owned()))
+}
+
+/// The name of what the model is computed in.
+pub(crate) const fn precision(model: &Model, chosen: Chosen) -> &'static str {
+    match (chosen, model.precision) {
+        (Chosen::Cpu, _) => "float32",
+        (Chosen::Cuda, Precision::Int8) => "int8",
+        (Chosen::Cuda, _) => "bfloat16",
+    }
 }
 
 /// Opens, verifies and loads the model. Takes seconds to minutes.
@@ -61,7 +76,8 @@ pub(crate) fn load(
         }
     };
     let seconds = began.elapsed().as_secs_f64();
-    tracing::info!(model = %model.files.model.display(), device = ?chosen, seconds, "the model is loaded");
+    let precision = precision(model, chosen);
+    tracing::info!(model = %model.files.model.display(), device = ?chosen, precision, seconds, "the model is loaded");
     Ok(executor)
 }
 
@@ -91,7 +107,12 @@ fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failur
     let sizes = model.gpu.gpu_warm_up.iter();
     let options = CudaOptions {
         gpu: gpu_options(model),
-        precision: zimage_cuda::Precision::Bf16,
+        precision: match model.precision {
+            Precision::Int8 => zimage_cuda::Precision::Int8,
+            Precision::Auto | Precision::Float32 | Precision::Bfloat16 => {
+                zimage_cuda::Precision::Bf16
+            }
+        },
         warm_up: sizes.map(|&(width, height)| (height, width)).collect(),
     };
     CudaExecutor::load(checkpoint, &options).map_err(failure)
@@ -145,6 +166,17 @@ mod tests {
     fn without_a_gpu_the_cpu_computes_in_float32() {
         assert_eq!(chosen(&[]), Ok(Chosen::Cpu));
         assert!(chosen(&["--precision", "bfloat16"]).is_err());
+        let refused = chosen(&["--precision", "int8"]).unwrap_err();
+        assert!(refused.contains("needs a Hopper GPU"), "{refused}");
+    }
+
+    #[test]
+    fn int8_is_computed_when_it_is_asked_for_and_without_what_was_not_measured_in_it() {
+        let int8 = ["--device", "cuda", "--precision", "int8"];
+        assert_eq!(chosen(&int8), Ok(Chosen::Cuda));
+        let with_lora = [&int8[..], &["--lora", "style.safetensors"]].concat();
+        let refused = chosen(&with_lora).unwrap_err();
+        assert!(refused.contains("takes no --lora"), "{refused}");
     }
 
     #[test]

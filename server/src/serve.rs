@@ -38,7 +38,8 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
         registry.register_collector(Box::new(CudaFigures));
         watch.register(&mut registry);
     }
-    let app = args.serve.app(http_metrics);
+    let precision = device::precision(&args.model, chosen);
+    let app = args.serve.app(http_metrics).with_precision(precision);
     let stop = stop_on_signal().map_err(Failure::other)?;
     let serving = serve(
         app.clone(),

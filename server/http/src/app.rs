@@ -57,6 +57,7 @@ pub struct App {
     pub(crate) budget: Budget,
     pub(crate) intake: Intake,
     pub(crate) workers: Workers,
+    pub(crate) precision: Option<&'static str>,
     state: Arc<RwLock<State>>,
 }
 
@@ -76,6 +77,7 @@ impl App {
             budget: budget(bytes, &metrics),
             intake: Intake::default(),
             workers: Workers::default(),
+            precision: None,
             metrics,
             state: Arc::new(RwLock::new(State::Loading)),
         }
@@ -94,6 +96,15 @@ impl App {
     #[must_use]
     pub fn with_intake(self, intake: Intake) -> Self {
         Self { intake, ..self }
+    }
+
+    /// Whose model is computed in this format of numbers, which the list of models tells.
+    #[must_use]
+    pub fn with_precision(self, precision: &'static str) -> Self {
+        Self {
+            precision: Some(precision),
+            ..self
+        }
     }
 
     /// The model is loaded: requests go to this engine.

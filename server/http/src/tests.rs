@@ -539,6 +539,14 @@ async fn a_model_that_has_guidance_gets_its_own_defaults() {
 }
 
 #[tokio::test]
+async fn the_models_tell_what_they_are_computed_in() {
+    let answer = get(&serving().with_precision("int8"), "/v1/models").await;
+    let precisions = answer.body["data"].as_array().unwrap().iter();
+    let precisions: Vec<_> = precisions.map(|model| &model["precision"]).collect();
+    assert_eq!(precisions, [&json!("int8"); 2]);
+}
+
+#[tokio::test]
 async fn a_request_that_takes_too_long_is_ended() {
     let (_release, held) = mpsc::channel::<()>();
     let mut app = loading();
