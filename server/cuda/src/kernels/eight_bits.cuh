@@ -6,46 +6,66 @@ __device__ __forceinline__ float larger(float one, float other) {
   return __uint_as_float(max(__float_as_uint(one), __float_as_uint(other)));
 }
 
-__device__ __forceinline__ float largest(const float (&y)[8]) {
+// The largest magnitude of a row, of what all threads of the block have.
+template <int COUNT>
+__device__ __forceinline__ float largest(const float (&y)[COUNT][8]) {
   float most = 0.f;
 #pragma unroll
-  for (int i = 0; i < 8; i++) most = larger(most, fabsf(y[i]));
-  return most;
-}
-
-__device__ __forceinline__ float block_largest(float most) {
+  for (int v = 0; v < COUNT; v++)
+#pragma unroll
+    for (int i = 0; i < 8; i++) most = larger(most, fabsf(y[v][i]));
   return block_reduce(most, 0.f, [](float one, float other) { return larger(one, other); });
 }
 
-// Blocks of 128 numbers times a Hadamard matrix of ones, without its factor of 1 / sqrt(128): sums and differences of numbers
-// 1, 2, 4, ... 64 apart, so that a block's outliers are spread over all of it. Sixteen threads in a row have a block, and all
-// of a warp come here.
-__device__ __forceinline__ void rotate(float (&y)[8]) {
-#pragma unroll
-  for (int apart = 1; apart < 8; apart *= 2) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      if (i & apart) continue;
-      const float one = y[i], other = y[i + apart];
-      y[i] = one + other;
-      y[i + apart] = one - other;
-    }
-  }
-#pragma unroll
-  for (int apart = 1; apart < 16; apart *= 2) {
-    const bool second = threadIdx.x & apart;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const float other = __shfl_xor_sync(~0u, y[i], apart);
-      y[i] = second ? other - y[i] : y[i] + other;
-    }
-  }
+// Which vectors of eight numbers of a row a thread has: COUNT of them, of the same 128 numbers, which 16 / COUNT threads in a
+// row have. All are inside of a row whose width is a multiple of 128, or none is.
+template <int COUNT>
+__device__ __forceinline__ int place(int number) {
+  constexpr int THREADS = 16 / COUNT;
+  return threadIdx.x / THREADS * 16 + number * THREADS + threadIdx.x % THREADS;
 }
 
-// Each format: what happens to eight numbers first, the scale of a row whose largest number is `most` then, and eight numbers
-// of it.
+// Blocks of 128 numbers times a Hadamard matrix of ones, without its factor of 1 / sqrt(128): sums and differences of numbers
+// 1, 2, 4, ... 64 apart, so that a block's outliers are spread over all of it. All threads of a warp come here.
+template <int COUNT>
+__device__ __forceinline__ void rotate(float (&y)[COUNT][8]) {
+  const auto pair = [](float &one, float &other) {
+    const float sum = one + other;
+    other = one - other;
+    one = sum;
+  };
+#pragma unroll
+  for (int v = 0; v < COUNT; v++)
+#pragma unroll
+    for (int apart = 1; apart < 8; apart *= 2)
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (!(i & apart)) pair(y[v][i], y[v][i + apart]);
+#pragma unroll
+  for (int apart = 1; apart < 16 / COUNT; apart *= 2) {
+    const bool second = threadIdx.x & apart;
+#pragma unroll
+    for (int v = 0; v < COUNT; v++)
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        const float other = __shfl_xor_sync(~0u, y[v][i], apart);
+        y[v][i] = second ? other - y[v][i] : y[v][i] + other;
+      }
+  }
+#pragma unroll
+  for (int apart = 1; apart < COUNT; apart *= 2)
+#pragma unroll
+    for (int v = 0; v < COUNT; v++)
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (!(v & apart)) pair(y[v][i], y[v + apart][i]);
+}
+
+// Each format: what happens to a thread's numbers first, the scale of a row whose largest number is `most` then, and eight
+// numbers of it.
 struct E4m3 {
-  static __device__ void prepare(float (&)[8]) {}
+  template <int COUNT>
+  static __device__ void prepare(float (&)[COUNT][8]) {}
 
   static __device__ float scale(float most) { return most == 0.f ? 1.f : most * (1.f / 448.f); }
 
@@ -58,7 +78,10 @@ struct E4m3 {
   }
 };
 struct S8 {
-  static __device__ void prepare(float (&y)[8]) { rotate(y); }
+  template <int COUNT>
+  static __device__ void prepare(float (&y)[COUNT][8]) {
+    rotate(y);
+  }
 
   // With the rotation's factor.
   static __device__ float scale(float most) { return most == 0.f ? 1.f : most * (1.f / (127.f * 11.3137085f)); }

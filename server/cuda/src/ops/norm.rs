@@ -1,6 +1,6 @@
 //! Norms over rows.
 
-use super::quantise::rotates;
+use super::quantise::{EACH, rotates};
 use super::{BF16, F32, grid, vectors};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
@@ -24,19 +24,24 @@ impl Rows {
         self.count * self.width * BF16
     }
 
-    /// Checks a result, and gives the one of two kernels that makes it: in bfloat16, or in integers.
-    fn result(self, y: Matrix, kernels: [&'static str; 2]) -> Result<&'static str, GpuError> {
+    /// Checks a result, and gives the one of two kernels that makes it, in bfloat16 or in integers, with the vectors of each
+    /// of its threads.
+    fn result(
+        self,
+        y: Matrix,
+        kernels: [&'static str; 2],
+    ) -> Result<(&'static str, usize), GpuError> {
         y.require((self.count, self.width))?;
         rotates(y)?;
         match y.format() {
-            Format::Bf16 => Ok(kernels[0]),
-            Format::S8 => Ok(kernels[1]),
+            Format::Bf16 => Ok((kernels[0], 1)),
+            Format::S8 => Ok((kernels[1], EACH)),
             Format::E4m3 => Err(GpuError::Bounds("no norm gives e4m3".to_owned())),
         }
     }
 
-    /// Vectors of a row, and a block for each row with a thread for each vector.
-    fn launch(self) -> Result<(i32, LaunchConfig), GpuError> {
+    /// Vectors of a row, and a block for each row with a thread for `each` so many.
+    fn launch(self, each: usize) -> Result<(i32, LaunchConfig), GpuError> {
         let vectors = vectors(self.width)?;
         if vectors > 1024 {
             return Err(GpuError::Bounds(format!(
@@ -46,7 +51,7 @@ impl Rows {
         }
         Ok((
             vectors as i32,
-            grid(self.count, vectors.next_multiple_of(32)),
+            grid(self.count, vectors.div_ceil(each).next_multiple_of(32)),
         ))
     }
 }
@@ -71,11 +76,11 @@ pub fn rms_norm(
     weight: Region,
     scale: Option<Region>,
 ) -> Result<(), GpuError> {
-    let kernel = rows.result(y, ["rms_norm", "rms_norm_s8"])?;
+    let (kernel, each) = rows.result(y, ["rms_norm", "rms_norm_s8"])?;
     x.require(rows.bytes())?;
     weight.require(rows.width * BF16)?;
     let scale = optional(scale, rows.width * F32)?;
-    let (vectors, config) = rows.launch()?;
+    let (vectors, config) = rows.launch(each)?;
     let (y, y_scales) = (y.region().pointer(), y.scales());
     let (x, weight) = (x.pointer(), weight.pointer());
     let mut launch = gpu.kernel(kernel)?;
@@ -143,15 +148,15 @@ pub fn add_norm(
         weight: optional(added.weight, rows.width * BF16)?,
         gate: optional(added.gate, rows.width * F32)?,
     };
-    let kernel = match next {
+    let (kernel, each) = match next {
         Some(next) => rows.result(next.y, ["add_norm", "add_norm_s8"])?,
-        None => "add_norm",
+        None => ("add_norm", 1),
     };
     let y = next.map_or(0, |next| next.y.region().pointer());
     let y_scales = next.map_or(0, |next| next.y.scales());
     let next_weight = optional(next.map(|next| next.weight), rows.width * BF16)?;
     let next_scale = optional(next.and_then(|next| next.scale), rows.width * F32)?;
-    let (vectors, config) = rows.launch()?;
+    let (vectors, config) = rows.launch(each)?;
     let x = x.pointer();
     let mut launch = gpu.kernel(kernel)?;
     launch.arg(&y).arg(&y_scales).arg(&x).arg(&add);
@@ -178,7 +183,7 @@ pub fn layer_norm(
     y.require(rows.bytes())?;
     x.require(rows.bytes())?;
     scale.require(rows.width * F32)?;
-    let (vectors, config) = rows.launch()?;
+    let (vectors, config) = rows.launch(1)?;
     let (y, x, scale) = (y.pointer(), x.pointer(), scale.pointer());
     let mut launch = gpu.kernel("layer_norm")?;
     launch

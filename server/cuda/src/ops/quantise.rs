@@ -8,8 +8,8 @@ use crate::matrix::{Format, Matrix, ROTATED};
 /// The least compute capability that converts to e4m3.
 const E4M3_CAPABILITY: (i32, i32) = (8, 9);
 
-/// Vectors of eight numbers that a thread has at most.
-const EACH: usize = 2;
+/// Vectors of eight numbers of a thread that makes integers: of the same [`ROTATED`] numbers.
+pub(super) const EACH: usize = 4;
 
 /// `y = x`, rounded to eight bits: the scale of each row is such that its largest number is the largest of y's format. Rows
 /// that become integers are rotated first. An infinite number makes its row one of no numbers.
@@ -30,7 +30,8 @@ pub fn quantise(gpu: &Gpu, y: Matrix, x: Matrix) -> Result<(), GpuError> {
     };
     y.require((x.rows(), x.columns()))?;
     let vectors = vectors(x.columns())?;
-    let threads = vectors.div_ceil(EACH).next_multiple_of(32);
+    let blocks = x.columns().div_ceil(ROTATED);
+    let threads = (blocks * ROTATED / 8 / EACH).next_multiple_of(32);
     if threads > 1024 {
         let width = x.columns();
         return Err(GpuError::Bounds(format!(

@@ -148,7 +148,8 @@ pub(super) fn addition_and_norm(compute: &Compute) -> Outcome {
     )?;
     agree("y", &download_bf16(gpu, &y, count * width)?, &normed, ONCE)?;
 
-    // The same in integers. What they are compared with is made of the sums that the GPU has rounded.
+    // The same in integers, whose kernel adds squares up in another order: that moves few roundings of x. What y is compared
+    // with is made of the x that the GPU has rounded.
     let (again, y) = (
         upload_bf16(gpu, &x)?,
         Stored::poisoned(gpu, Format::S8, (count, width))?,
@@ -158,13 +159,9 @@ pub(super) fn addition_and_norm(compute: &Compute) -> Outcome {
         ..next
     };
     add_norm(gpu, rows, again.region(), added, Some(integers))?;
-    let sums = download_bf16(gpu, &x_gpu, count * width)?;
-    agree(
-        "x again",
-        &download_bf16(gpu, &again, count * width)?,
-        &sums,
-        0.0,
-    )?;
+    let before = download_bf16(gpu, &x_gpu, count * width)?;
+    let sums = download_bf16(gpu, &again, count * width)?;
+    agree("x beside integers", &sums, &before, 1e-4)?;
     let mut normed = Vec::new();
     for sum in sums.chunks(width) {
         let r = (mean_square(sum) + 1e-5).sqrt().recip();
