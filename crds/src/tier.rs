@@ -114,6 +114,8 @@ pub enum Precision {
     Float32,
     /// bfloat16.
     Bfloat16,
+    /// int8 in the large products and bfloat16 elsewhere.
+    Int8,
 }
 
 /// The GPUs of one pod.
@@ -152,8 +154,8 @@ impl Default for GpuSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EngineSpec {
-    /// Number format of weights and activations: `Float32` (on the CPU alone), `Bfloat16` (on a GPU alone), or `Auto`, the
-    /// device's own. Default: `Auto`.
+    /// Number format of weights and activations: `Float32` (on the CPU alone), `Bfloat16` (on a GPU alone), `Int8` (in the
+    /// large products, on a Hopper GPU alone), or `Auto`, the device's own. Default: `Auto`.
     pub precision: Precision,
     /// Images computed together at the most. 1 to 16, default 1: at 1024x1024 one image fills a GPU.
     #[schemars(range(min = 1, max = 16))]
@@ -219,6 +221,11 @@ pub struct SchedulingSpec {
         "self.engine.precision != 'Bfloat16' || self.device == 'Cuda' \
          || (self.device == 'Auto' && has(self.gpu) && self.gpu != null)",
         "engine.precision Bfloat16 needs a GPU, for the CPU computes in float32: set gpu, or take Auto"
+    ),
+    validation = (
+        "self.engine.precision != 'Int8' || self.device == 'Cuda' \
+         || (self.device == 'Auto' && has(self.gpu) && self.gpu != null)",
+        "engine.precision Int8 needs a GPU, and one of Hopper's at that: set gpu, or take Auto"
     ),
     validation = (
         "self.engine.precision != 'Float32' || self.device == 'Cpu' \

@@ -114,12 +114,15 @@ fn a_precision_is_one_that_the_device_computes_in() {
     ] {
         accepts(&tier(device, gpu.clone(), "Auto"));
         accepts(&tier(device, gpu.clone(), "Bfloat16"));
+        accepts(&tier(device, gpu.clone(), "Int8"));
         refuses(&tier(device, gpu, "Float32"), "needs the CPU");
     }
     for (device, gpu) in [("Auto", none.clone()), ("Cpu", none), ("Cpu", json!({}))] {
         accepts(&tier(device, gpu.clone(), "Auto"));
         accepts(&tier(device, gpu.clone(), "Float32"));
-        refuses(&tier(device, gpu, "Bfloat16"), "needs a GPU");
+        for precision in ["Bfloat16", "Int8"] {
+            refuses(&tier(device, gpu.clone(), precision), "needs a GPU");
+        }
     }
 }
 

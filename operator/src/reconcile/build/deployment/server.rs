@@ -69,6 +69,7 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         Precision::Auto => "auto",
         Precision::Float32 => "float32",
         Precision::Bfloat16 => "bfloat16",
+        Precision::Int8 => "int8",
     };
     let flags = [
         ("model", model),
