@@ -70,6 +70,10 @@ pub enum Reason {
     ImagePullFailed,
     /// The server says that its model is missing or broken; the message names the file.
     ModelInvalid,
+    /// The server says that its device failed; the message names the fault.
+    DeviceFailed,
+    /// A pod that runs has not become ready within ten minutes: it loads, or hangs.
+    StartupDeadlineExceeded,
     /// A container ends again and again.
     CrashLooping,
     /// The volume claim of the model does not exist, is not bound, or cannot be mounted.
@@ -78,6 +82,8 @@ pub enum Reason {
     Evicted,
     /// No pod of the tier (or the gateway) is ready.
     NoReadyPods,
+    /// What a gateway pod routes by is outdated: the API server lets it see nothing new.
+    GatewayOutdated,
     /// Traffic has the weights of the spec.
     WithinCapacity,
     /// The primary's GPUs stayed above the limit for the whole window.
@@ -102,7 +108,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::Valid,
         Self::InvalidSpec,
         Self::ApplyFailed,
@@ -118,10 +124,13 @@ impl Reason {
         Self::PodCreationFailed,
         Self::ImagePullFailed,
         Self::ModelInvalid,
+        Self::DeviceFailed,
+        Self::StartupDeadlineExceeded,
         Self::CrashLooping,
         Self::VolumeUnavailable,
         Self::Evicted,
         Self::NoReadyPods,
+        Self::GatewayOutdated,
         Self::WithinCapacity,
         Self::Saturated,
         Self::FiguresMissing,
@@ -152,10 +161,13 @@ impl Reason {
             Self::PodCreationFailed => "PodCreationFailed",
             Self::ImagePullFailed => "ImagePullFailed",
             Self::ModelInvalid => "ModelInvalid",
+            Self::DeviceFailed => "DeviceFailed",
+            Self::StartupDeadlineExceeded => "StartupDeadlineExceeded",
             Self::CrashLooping => "CrashLooping",
             Self::VolumeUnavailable => "VolumeUnavailable",
             Self::Evicted => "Evicted",
             Self::NoReadyPods => "NoReadyPods",
+            Self::GatewayOutdated => "GatewayOutdated",
             Self::WithinCapacity => "WithinCapacity",
             Self::Saturated => "Saturated",
             Self::FiguresMissing => "FiguresMissing",

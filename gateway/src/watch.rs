@@ -10,6 +10,7 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use kube::client::{Body, ClientBuilder};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config, Resource};
 use serde::de::DeserializeOwned;
@@ -32,6 +33,8 @@ const WATCH_SECONDS: u32 = 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which an answer may stand still. Longer than a watch, which may have nothing to tell.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between two attempts to follow, at the most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often the ages are shown.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is logged that the gateway is refused.
@@ -213,10 +216,28 @@ where
     let writer = Writer::new(kind);
     let cache = writer.as_reader();
     let changes = watcher(api, config.timeout(WATCH_SECONDS))
-        .default_backoff()
+        .backoff(Pauses::default())
         .reflect(writer)
         .map(|change| change.map(drop));
     (cache, changes)
+}
+
+/// Times between attempts: short enough for a gateway to be current soon after an API server that was away is back.
+#[derive(Default)]
+struct Pauses(watcher::DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next()?.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
 }
 
 /// Whether the first list is in the cache. Asked without waiting: the answer comes with the changes.

@@ -31,6 +31,7 @@ pub struct Metrics {
     tier_utilization: Family<TierLabels, Ratio>,
     tier_waiting: Family<TierLabels, Gauge>,
     tier_figures_age: Family<TierLabels, Seconds>,
+    gateway_knowledge_age: Family<DeploymentLabels, Seconds>,
     shifts: Family<ShiftLabels, Counter>,
     scrape_failures: Family<OutcomeLabels, Counter>,
     scraped_bytes: Counter,
@@ -41,6 +42,12 @@ struct TierLabels {
     namespace: String,
     name: String,
     tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeploymentLabels {
+    namespace: String,
+    name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +81,7 @@ impl Metrics {
             tier_utilization: Family::default(),
             tier_waiting: Family::default(),
             tier_figures_age: Family::default(),
+            gateway_knowledge_age: Family::default(),
             shifts: Family::default(),
             scrape_failures: Family::default(),
             scraped_bytes: Counter::default(),
@@ -120,6 +128,12 @@ impl Metrics {
             "Age of the oldest figures among the ready pods; above 5 seconds they move nothing",
             Unit::Seconds,
             metrics.tier_figures_age.clone(),
+        );
+        registry.register_with_unit(
+            "gateway_knowledge_age",
+            "Age of the oldest of what the ready gateway pods route by; above 120 seconds TrafficReady is False",
+            Unit::Seconds,
+            metrics.gateway_knowledge_age.clone(),
         );
         registry.register(
             "scrape_failures",
@@ -223,6 +237,11 @@ impl Metrics {
                 .set(i64::from(weight));
             self.show(&labels, seen);
         }
+        let gateway = deployment_labels(deployment);
+        match decision.knowledge.age {
+            Some(age) => drop(self.gateway_knowledge_age.get_or_create(&gateway).set(age)),
+            None => drop(self.gateway_knowledge_age.remove(&gateway)),
+        }
     }
 
     fn show(&self, labels: &TierLabels, seen: &TierObservation) {
@@ -276,6 +295,8 @@ impl Metrics {
 
     /// Takes out the figures of a deployment that is gone.
     pub(crate) fn forget(&self, deployment: &ObjectRef<ZImageDeployment>) {
+        self.gateway_knowledge_age
+            .remove(&deployment_labels(deployment));
         for tier in Tier::ALL {
             let labels = labels(deployment, tier);
             self.tier_weight.remove(&labels);
@@ -299,6 +320,13 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn deployment_labels(deployment: &ObjectRef<ZImageDeployment>) -> DeploymentLabels {
+    DeploymentLabels {
+        namespace: deployment.namespace.clone().unwrap_or_default(),
+        name: deployment.name.clone(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reads the tiers' load from their pods and keeps the traffic decision of every deployment current.
+//! Reads the tiers' load and the gateways' knowledge from their pods and keeps the traffic decision of every deployment
+//! current.
 //!
 //! Reconciliation names the pods ([`Observer::decide`]); [`Observer::watch`] then reads their `/metrics` each second
 //! and reports a deployment whose decision no longer agrees with its status.
@@ -15,6 +16,7 @@ mod tests;
 
 use crate::clock::Moment;
 use crate::metrics::Metrics;
+use crate::reconcile::build::Part;
 use crate::traffic::{self, Memory, Observation, Policy};
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use kube::runtime::reflector::ObjectRef;
@@ -27,8 +29,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use zimage_crds::{Tier, TrafficStatus, ZImageDeployment};
 
-pub use exposition::{UTILIZATION, WAITING};
-pub use sample::{PodTarget, TierTargets};
+pub use exposition::{KNOWLEDGE_AGE, UTILIZATION, WAITING};
+pub use sample::{Knowledge, PodTarget, Targets};
 pub(crate) use scrape::OUTCOMES;
 
 type DeploymentRef = ObjectRef<ZImageDeployment>;
@@ -56,6 +58,7 @@ struct Watched {
     policy: Policy,
     primary: Samples,
     fallback: Samples,
+    gateway: Samples,
     memory: Memory,
     /// What the status shows or is about to show.
     published: Option<Decision>,
@@ -68,9 +71,11 @@ pub struct Situation<'a> {
     /// The spec's part.
     pub policy: Policy,
     /// Ready pods of the primary tier.
-    pub primary: TierTargets,
+    pub primary: Targets,
     /// Ready pods of the fallback tier.
-    pub fallback: TierTargets,
+    pub fallback: Targets,
+    /// Ready pods of the gateway.
+    pub gateway: Targets,
     /// The status as it is, empty before the first reconciliation.
     pub status: Option<&'a TrafficStatus>,
 }
@@ -82,13 +87,17 @@ pub struct Decision {
     pub memory: Memory,
     /// What was seen.
     pub observation: Observation,
+    /// What the gateway knows.
+    pub knowledge: Knowledge,
 }
 
 impl Decision {
     /// Whether both lead to the same status: figures may differ, not whether there are any.
     fn shows_the_same(&self, other: &Self) -> bool {
         let load = |decision: &Self| mem::discriminant(&decision.observation.primary.load);
-        self.memory.agrees_with(&other.memory) && load(self) == load(other)
+        self.memory.agrees_with(&other.memory)
+            && load(self) == load(other)
+            && self.knowledge.outdated == other.knowledge.outdated
     }
 }
 
@@ -119,6 +128,7 @@ impl Observer {
                 policy: situation.policy.clone(),
                 primary: Samples::default(),
                 fallback: Samples::default(),
+                gateway: Samples::default(),
                 published: None,
                 is_being_read: false,
                 memory,
@@ -127,6 +137,7 @@ impl Observer {
         entry.policy = situation.policy;
         entry.primary.follow(situation.primary, now.monotonic);
         entry.fallback.follow(situation.fallback, now.monotonic);
+        entry.gateway.follow(situation.gateway, now.monotonic);
         let decision = entry.decide(now);
         entry.published = Some(decision.clone());
         self.metrics.decided(deployment, &decision);
@@ -174,7 +185,7 @@ impl Observer {
     }
 
     /// The deployments of which no round is on its way, each with its pods, and takes note that one is now.
-    fn due(&self) -> Vec<(DeploymentRef, Vec<(Tier, PodTarget)>)> {
+    fn due(&self) -> Vec<(DeploymentRef, Vec<(Part, PodTarget)>)> {
         let mut watched = self.lock();
         let due = watched.iter_mut().filter_map(|(deployment, entry)| {
             let is_free = !mem::replace(&mut entry.is_being_read, true);
@@ -187,17 +198,17 @@ impl Observer {
     async fn round(
         &self,
         deployment: DeploymentRef,
-        pods: Vec<(Tier, PodTarget)>,
+        pods: Vec<(Part, PodTarget)>,
     ) -> DeploymentRef {
-        let reading = stream::iter(pods).for_each_concurrent(CONCURRENT_PODS, |(tier, pod)| {
-            self.read(&deployment, tier, pod)
+        let reading = stream::iter(pods).for_each_concurrent(CONCURRENT_PODS, |(part, pod)| {
+            self.read(&deployment, part, pod)
         });
         // A pod that was not reached in time has an old sample, which says so.
         let _all_read = tokio::time::timeout(ROUND, reading).await;
         deployment
     }
 
-    async fn read(&self, deployment: &DeploymentRef, tier: Tier, pod: PodTarget) {
+    async fn read(&self, deployment: &DeploymentRef, part: Part, pod: PodTarget) {
         // Never closed.
         let Ok(_place) = self.connections.acquire().await else {
             return;
@@ -207,7 +218,7 @@ impl Observer {
         let Some(entry) = watched.get_mut(deployment) else {
             return;
         };
-        let samples = entry.samples(tier);
+        let samples = entry.samples(part);
         match outcome {
             Ok(figures) => samples.record(&pod, figures, Instant::now()),
             Err(error) => {
@@ -249,24 +260,27 @@ impl Watched {
         Decision {
             memory: self.memory.clone(),
             observation,
+            knowledge: self.gateway.knowledge(now.monotonic),
         }
     }
 
-    fn samples(&mut self, tier: Tier) -> &mut Samples {
-        match tier {
-            Tier::Primary => &mut self.primary,
-            Tier::Fallback => &mut self.fallback,
+    fn samples(&mut self, part: Part) -> &mut Samples {
+        match part {
+            Part::Server(Tier::Primary) => &mut self.primary,
+            Part::Server(Tier::Fallback) => &mut self.fallback,
+            Part::Gateway => &mut self.gateway,
         }
     }
 
-    fn targets(&self) -> Vec<(Tier, PodTarget)> {
-        let of = |tier, samples: &Samples| {
-            let pods = samples.pods().map(move |pod| (tier, pod.clone()));
+    fn targets(&self) -> Vec<(Part, PodTarget)> {
+        let of = |part, samples: &Samples| {
+            let pods = samples.pods().map(move |pod| (part, pod.clone()));
             pods.collect::<Vec<_>>()
         };
         [
-            of(Tier::Primary, &self.primary),
-            of(Tier::Fallback, &self.fallback),
+            of(Part::Server(Tier::Primary), &self.primary),
+            of(Part::Server(Tier::Fallback), &self.fallback),
+            of(Part::Gateway, &self.gateway),
         ]
         .concat()
     }

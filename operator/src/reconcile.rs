@@ -19,7 +19,7 @@ use crate::args::DefaultImages;
 use crate::clock::Moment;
 use crate::failures::Failures;
 use crate::metrics::Metrics;
-use crate::observe::{Decision, Observer, PodTarget, Situation, TierTargets};
+use crate::observe::{Decision, Observer, PodTarget, Situation, Targets};
 use crate::traffic::Policy;
 use apply::Target;
 use build::{Desired, Images, Part, Peers};
@@ -41,12 +41,12 @@ use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
 pub use apply::Reverts;
 pub use dereference::owner_of_child;
 pub use fault::{Cause, Contested, Holder, ReconcileError, Taken};
-pub use status::MODEL_INVALID;
+pub use status::{DEVICE_FAILED, MODEL_INVALID};
 
 /// The name of a deployment.
 pub type DeploymentRef = ObjectRef<ZImageDeployment>;
 
-/// Port of the servers' metrics.
+/// Port of the pods' metrics.
 const METRICS_PORT: u16 = 9090;
 
 /// What reconciliation works with.
@@ -221,8 +221,9 @@ impl Context {
     ) -> Decision {
         let situation = Situation {
             policy: Policy::from(&owner.spec),
-            primary: targets(owner, existing, Tier::Primary),
-            fallback: targets(owner, existing, Tier::Fallback),
+            primary: targets(owner, existing, Part::Server(Tier::Primary)),
+            fallback: targets(owner, existing, Part::Server(Tier::Fallback)),
+            gateway: targets(owner, existing, Part::Gateway),
             status: before.traffic.as_ref(),
         };
         self.observer
@@ -294,9 +295,9 @@ impl Context {
     }
 }
 
-/// The ready pods of a tier and where they tell their load.
-fn targets(owner: &ZImageDeployment, existing: &Existing, tier: Tier) -> TierTargets {
-    let pods = existing.pods_of(owner, Part::Server(tier)).into_iter();
+/// The ready pods of a part and where they tell their figures.
+fn targets(owner: &ZImageDeployment, existing: &Existing, part: Part) -> Targets {
+    let pods = existing.pods_of(owner, part).into_iter();
     let target = |pod: &k8s_openapi::api::core::v1::Pod| {
         let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some(PodTarget {

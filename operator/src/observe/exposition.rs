@@ -8,6 +8,8 @@
 pub const UTILIZATION: &str = "zimage_gpu_utilization_ratio";
 /// Requests that wait.
 pub const WAITING: &str = "zimage_requests_waiting";
+/// Seconds since the API server let a gateway see what it follows, one sample for each source.
+pub const KNOWLEDGE_AGE: &str = "zimage_gateway_knowledge_age_seconds";
 
 /// A longer line is passed over; one of ours has some hundred bytes.
 const MAX_LINE_BYTES: usize = 4096;
@@ -19,6 +21,8 @@ pub(super) struct Figures {
     pub(super) utilization: Option<f64>,
     /// Requests that wait.
     pub(super) waiting: u64,
+    /// Of a gateway: how old the oldest is of what it knows, in seconds.
+    pub(super) knowledge_age: Option<f64>,
 }
 
 /// An answer on its way. Samples that are no finite number count as not there.
@@ -29,6 +33,7 @@ pub(super) struct Exposition {
     utilization: f64,
     gpus: u32,
     waiting: f64,
+    knowledge_age: Option<f64>,
 }
 
 impl Exposition {
@@ -49,6 +54,7 @@ impl Exposition {
             utilization: (self.gpus > 0).then(|| self.utilization / f64::from(self.gpus)),
             // Saturating: a negative or huge gauge becomes the nearest count.
             waiting: self.waiting as u64,
+            knowledge_age: self.knowledge_age,
         }
     }
 
@@ -66,6 +72,9 @@ impl Exposition {
                 self.gpus = self.gpus.saturating_add(1);
             } else if let Some(waiting) = value(line, WAITING) {
                 self.waiting += waiting;
+            } else if let Some(age) = value(line, KNOWLEDGE_AGE) {
+                let oldest = self.knowledge_age.unwrap_or_default();
+                self.knowledge_age = Some(oldest.max(age));
             }
         }
         self.line.clear();
@@ -128,20 +137,22 @@ mod tests {
             parse(text),
             Figures {
                 utilization: Some(0.75),
-                waiting: 7
+                waiting: 7,
+                knowledge_age: None,
             }
         );
     }
 
     #[test]
     fn a_pod_without_gpu_has_no_utilisation() {
-        assert_eq!(
-            parse("zimage_requests_waiting 0\n"),
-            Figures {
-                utilization: None,
-                waiting: 0
-            }
-        );
+        assert_eq!(parse("zimage_requests_waiting 0\n"), Figures::default());
+    }
+
+    #[test]
+    fn what_a_gateway_knows_is_as_old_as_its_oldest_part() {
+        let text = "zimage_gateway_knowledge_age_seconds{source=\"deployment\"} 3.5\n\
+            zimage_gateway_knowledge_age_seconds{source=\"endpoints\"} 130\n";
+        assert_eq!(parse(text).knowledge_age, Some(130.0));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Age above which a sample says nothing any more.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(5);
 
+/// What a gateway routes by is outdated when the API server told it nothing for this time: four of its watches.
+const OUTDATED: Duration = Duration::from_secs(120);
+
 /// A ready pod and the address of its metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodTarget {
@@ -18,10 +21,19 @@ pub struct PodTarget {
     pub address: SocketAddr,
 }
 
-/// The ready pods of one tier.
-pub type TierTargets = Vec<PodTarget>;
+/// The ready pods of one part.
+pub type Targets = Vec<PodTarget>;
 
-/// The samples of one tier.
+/// What the ready gateway pods know. Pods without fresh figures say nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Knowledge {
+    /// Age of the oldest, in seconds.
+    pub age: Option<f64>,
+    /// Names of the pods that route by what is outdated.
+    pub outdated: Vec<String>,
+}
+
+/// The samples of one part's ready pods.
 #[derive(Debug, Default)]
 pub(super) struct Samples(Vec<PodSample>);
 
@@ -42,7 +54,7 @@ impl PodSample {
 
 impl Samples {
     /// Follows these pods from now on; samples of pods that stay are kept.
-    pub(super) fn follow(&mut self, pods: TierTargets, now: Instant) {
+    pub(super) fn follow(&mut self, pods: Targets, now: Instant) {
         self.0.retain(|sample| pods.contains(&sample.pod));
         for pod in pods {
             if !self.0.iter().any(|sample| sample.pod == pod) {
@@ -86,6 +98,21 @@ impl Samples {
                 .max()
                 .unwrap_or_default(),
         }
+    }
+
+    /// What the pods know, when they are a gateway's.
+    pub(super) fn knowledge(&self, now: Instant) -> Knowledge {
+        let mut knowledge = Knowledge::default();
+        for sample in self.0.iter().filter(|sample| sample.age(now) <= MAX_AGE) {
+            let age = sample.last.and_then(|(_, figures)| figures.knowledge_age);
+            let Some(age) = age else { continue };
+            knowledge.age = Some(knowledge.age.unwrap_or_default().max(age));
+            if age > OUTDATED.as_secs_f64() {
+                knowledge.outdated.push(sample.pod.name.clone());
+            }
+        }
+        knowledge.outdated.sort();
+        knowledge
     }
 
     fn load(&self, now: Instant) -> Load {
@@ -145,6 +172,7 @@ mod tests {
         Figures {
             utilization: Some(utilization),
             waiting,
+            knowledge_age: None,
         }
     }
 
@@ -223,12 +251,31 @@ mod tests {
         samples.record(
             &pod("a", 1),
             Figures {
-                utilization: None,
                 waiting: 2,
+                ..Figures::default()
             },
             clock.at(0),
         );
         assert_eq!(samples.observe(clock.at(0)).load, Load::NoGpu);
+    }
+
+    #[test]
+    fn a_gateway_is_outdated_by_its_own_fresh_word_alone() {
+        let clock = Clock::start();
+        let mut samples = Samples::default();
+        samples.follow(vec![pod("a", 1), pod("b", 2), pod("c", 3)], clock.at(0));
+        let knows = |age| Figures {
+            knowledge_age: Some(age),
+            ..Figures::default()
+        };
+        samples.record(&pod("a", 1), knows(121.0), clock.at(1));
+        samples.record(&pod("b", 2), knows(30.0), clock.at(1));
+        let told = Knowledge {
+            age: Some(121.0),
+            outdated: vec!["a".to_owned()],
+        };
+        assert_eq!(samples.knowledge(clock.at(2)), told);
+        assert_eq!(samples.knowledge(clock.at(7)), Knowledge::default());
     }
 
     #[test]

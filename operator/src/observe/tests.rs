@@ -68,6 +68,7 @@ fn follow(observer: &Observer, tenant: &str, address: SocketAddr, count: usize) 
         policy: Policy::from(&spec()),
         primary: (0..count).map(target).collect(),
         fallback: Vec::new(),
+        gateway: Vec::new(),
         status: None,
     };
     observer.decide(&deployment(tenant), situation, Moment::now())

@@ -15,10 +15,13 @@ const fn is_warning(reason: Reason) -> bool {
         | Reason::PodCreationFailed
         | Reason::ImagePullFailed
         | Reason::ModelInvalid
+        | Reason::DeviceFailed
+        | Reason::StartupDeadlineExceeded
         | Reason::CrashLooping
         | Reason::VolumeUnavailable
         | Reason::Evicted
         | Reason::NoReadyPods
+        | Reason::GatewayOutdated
         | Reason::Saturated
         | Reason::FiguresMissing
         | Reason::PrimaryUnavailable

@@ -22,8 +22,8 @@ use zimage_crds::{
     Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment, ZImageDeploymentStatus,
 };
 
-pub use trouble::MODEL_INVALID;
 pub(super) use trouble::Trouble;
+pub use trouble::{DEVICE_FAILED, MODEL_INVALID};
 
 /// One part: its Deployment and its pods.
 pub(super) struct Parts<'a> {

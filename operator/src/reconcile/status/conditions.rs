@@ -144,6 +144,15 @@ fn traffic_ready(seen: &Seen<'_>, tiers: [&Verdict; 2]) -> Verdict {
             "no tier has a ready pod to send requests to",
         );
     }
+    let outdated = &seen.decision.knowledge.outdated;
+    if gateway.is_true && !outdated.is_empty() {
+        let message = format!(
+            "gateway: what {} routes by is outdated, for the API server lets it see nothing new: check the gateway's \
+             ServiceAccount and Role, then delete the pod",
+            outdated.join(", ")
+        );
+        return Verdict::no(Reason::GatewayOutdated, message);
+    }
     Verdict {
         message: format!("gateway: {}", gateway.message),
         ..gateway

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::Moment;
-use crate::observe::Decision;
+use crate::observe::{Decision, Knowledge};
 use crate::traffic::{Load, Memory, Observation, Policy, TierObservation, decide};
 use serde_json::{Value, json};
 use zimage_crds::TrafficState;
@@ -124,6 +124,7 @@ fn status_from(
     let decision = Decision {
         memory,
         observation,
+        knowledge: Knowledge::default(),
     };
     let seen = Seen::new(owner, &applied, &existing, &decision);
     of(owner, &seen, fault, before, now)
@@ -252,12 +253,14 @@ fn shifted_is_true_exactly_while_the_weights_are_not_the_specs() {
         ..traffic_status(&Decision {
             memory: Memory::new(&policy, start()),
             observation: Observation::default(),
+            knowledge: Knowledge::default(),
         })
     };
     let memory = Memory::from_status(&shifted, start());
     let decision = Decision {
         memory: decide(&policy, &Observation::default(), &memory, start()),
         observation: Observation::default(),
+        knowledge: Knowledge::default(),
     };
     let existing = Existing::default();
     let seen = Seen::new(&owner(), &[], &existing, &decision);

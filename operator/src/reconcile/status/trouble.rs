@@ -9,8 +9,14 @@ use zimage_crds::Reason;
 
 /// What the server writes before the fault of its checkpoint, and ends with.
 pub const MODEL_INVALID: &str = "model invalid:";
+/// What the server writes before the fault of its device, and ends with.
+pub const DEVICE_FAILED: &str = "device failed:";
 /// Kubernetes limits a condition's message to 32 KiB and an event's note to 1 KiB.
 const MOST_CHARACTERS: usize = 900;
+
+/// Of pods without another trouble that a Deployment's controller waits for in vain, ten minutes long.
+const STARTS_LONG: &str =
+    "no pod has become ready for ten minutes: its server still loads, or hangs; see the pod's log";
 
 /// A reason and a message that names the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,8 +114,13 @@ fn of_container(status: &ContainerStatus) -> Option<(Reason, String)> {
         .as_ref()
         .and_then(|state| state.terminated.as_ref());
     let ended = state.and_then(|state| state.terminated.as_ref()).or(last);
-    if let Some(message) = ended.and_then(model_fault) {
-        return Some((Reason::ModelInvalid, message));
+    for (words, reason) in [
+        (MODEL_INVALID, Reason::ModelInvalid),
+        (DEVICE_FAILED, Reason::DeviceFailed),
+    ] {
+        if let Some(message) = ended.and_then(|ended| line_with(words, ended)) {
+            return Some((reason, message));
+        }
     }
     let waiting = state.and_then(|state| state.waiting.as_ref());
     let message = || {
@@ -132,11 +143,10 @@ fn of_container(status: &ContainerStatus) -> Option<(Reason, String)> {
     }
 }
 
-fn model_fault(ended: &ContainerStateTerminated) -> Option<String> {
+/// What the server said last, where it says so with these words.
+fn line_with(words: &str, ended: &ContainerStateTerminated) -> Option<String> {
     let message = ended.message.as_ref()?;
-    let fault = message
-        .lines()
-        .find(|line| line.starts_with(MODEL_INVALID))?;
+    let fault = message.lines().find(|line| line.starts_with(words))?;
     Some(fault.to_owned())
 }
 
@@ -160,14 +170,18 @@ fn ending(ended: Option<&ContainerStateTerminated>) -> String {
 }
 
 fn of_deployment(deployment: &Deployment) -> Option<Trouble> {
-    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failure = conditions
-        .iter()
-        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    let message = failure.message.clone().unwrap_or_default();
-    Some(Trouble {
-        reason: Reason::PodCreationFailed,
-        message,
+    let mut conditions = deployment.status.as_ref()?.conditions.as_ref()?.iter();
+    conditions.find_map(|condition| {
+        let message = || condition.message.clone().unwrap_or_default();
+        let told = (condition.type_.as_str(), condition.status.as_str());
+        let (reason, message) = match (told, condition.reason.as_deref()) {
+            (("ReplicaFailure", "True"), _) => (Reason::PodCreationFailed, message()),
+            (("Progressing", "False"), Some("ProgressDeadlineExceeded")) => {
+                (Reason::StartupDeadlineExceeded, STARTS_LONG.to_owned())
+            }
+            _ => return None,
+        };
+        Some(Trouble { reason, message })
     })
 }
 
@@ -257,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn the_fault_of_a_device_is_told_until_the_pod_is_ready_again() {
+        let ended = json!({"terminated": {"exitCode": 4, "message": "device failed: the GPU reports XID 79\n"}});
+        let trouble = found(&[&pod("a", container(json!({"running": {}}), ended))], None);
+        let told = Trouble {
+            reason: Reason::DeviceFailed,
+            message: "pod a: device failed: the GPU reports XID 79".to_owned(),
+        };
+        assert_eq!(trouble, Some(told));
+    }
+
+    #[test]
     fn a_crash_loop_says_how_it_ended() {
         let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         let ended = json!({"terminated": {"exitCode": 2, "message": "no CUDA device"}});
@@ -299,6 +324,18 @@ mod tests {
                 message: "exceeded quota".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn pods_that_load_for_ten_minutes_are_told_by_the_deployment() {
+        let late =
+            json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"});
+        let deployment: Deployment =
+            serde_json::from_value(json!({"metadata": {}, "status": {"conditions": [late]}}))
+                .unwrap();
+        let loading = pod("a", container(json!({"running": {}}), json!({})));
+        let trouble = found(&[&loading], Some(deployment)).unwrap();
+        assert_eq!(trouble.reason, Reason::StartupDeadlineExceeded);
     }
 
     #[test]
