@@ -133,6 +133,9 @@ pub(crate) struct Gpu {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) model: Model,
+    /// Seconds for which the model may load. After that the server ends: a volume that hangs may come back for the next.
+    #[arg(long, env = "ZIMAGE_LOAD_TIMEOUT_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) load_timeout_seconds: u64,
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
 }

@@ -9,13 +9,13 @@ use crate::args::Bench;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
 use crate::files;
-use crate::nvml::Gpus;
 use http::Server;
 use parts::{Parts, measure};
 use std::time::Instant;
 use work::Work;
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_cuda::Ceilings;
+use zimage_nvml::Gpus;
 
 /// All that is printed.
 struct Measured {

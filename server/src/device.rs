@@ -3,14 +3,13 @@
 use crate::args::{Device, Model, Precision};
 use crate::failure::Failure;
 use crate::files;
-use crate::gpu_health;
-use crate::nvml::Gpus;
 use std::path::Path;
 use std::time::Instant;
 use zimage_checkpoint::{Checkpoint, ControlNet};
 use zimage_core::executor::Executor;
 use zimage_cuda::{Ceilings, CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
+use zimage_nvml::Gpus;
 
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +70,7 @@ pub(crate) fn load(
     let executor: Box<dyn Executor> = match chosen {
         Chosen::Cpu => Box::new(on_cpu(model, &checkpoint).map_err(|error| fault(&error))?),
         Chosen::Cuda => {
-            gpu_health::check(gpus)?;
+            zimage_nvml::check(gpus).map_err(Failure::Device)?;
             Box::new(on_gpu(model, &checkpoint)?)
         }
     };
@@ -97,7 +96,7 @@ fn on_cpu(
 /// Finds the fastest algorithms for the sizes that are warmed up, and writes them to a file.
 pub(crate) fn tune(model: &Model, gpus: &Gpus, out: &Path) -> Result<(), Failure> {
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
-    gpu_health::check(gpus)?;
+    zimage_nvml::check(gpus).map_err(Failure::Device)?;
     let executor = on_gpu(model, &checkpoint)?;
     let failed = |error| Failure::Other(format!("failed to write {}: {error}", out.display()));
     executor.export_tuning(out).map_err(failed)

@@ -21,7 +21,7 @@ pub(crate) enum Failure {
     #[error("model invalid: {0}")]
     Model(String),
     /// The device failed while serving; a new process starts afresh.
-    #[error("{0}")]
+    #[error("device failed: {0}")]
     Device(String),
 }
 

@@ -4,7 +4,6 @@ use crate::args::{Generate, Metadata};
 use crate::device;
 use crate::failure::Failure;
 use crate::files;
-use crate::nvml::Gpus;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -16,6 +15,7 @@ use zimage_core::limits::Limits;
 use zimage_core::pixels::Pixels;
 use zimage_core::request::{Control, ImageRequest, InitImage, Noise, default_strength};
 use zimage_http::{ImageFormat, encode};
+use zimage_nvml::Gpus;
 
 /// JPEG quality.
 const QUALITY: u8 = 95;

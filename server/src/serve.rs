@@ -4,15 +4,16 @@ use crate::args::Serve;
 use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
-use crate::gpu_health::{self, FaultWatch};
-use crate::nvml::Gpus;
 use crate::proof;
 use prometheus_client::registry::Registry;
 use std::pin::pin;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use zimage_engine::{Engine, EngineMetrics};
 use zimage_http::{App, HttpMetrics, api, serve};
+use zimage_nvml::FaultWatch;
+use zimage_nvml::Gpus;
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let gpus = Gpus::find();
@@ -72,10 +73,10 @@ async fn compute(
     let model = args.model.clone();
     let own = gpus.clone();
     let load = move || device::load(&model, chosen, &own);
-    let executor = match tokio::task::spawn_blocking(load).await {
-        Ok(Ok(executor)) => executor,
-        Ok(Err(failure)) => return failure,
-        Err(error) => return Failure::Other(format!("failed to load the model: {error}")),
+    let limit = Duration::from_secs(args.load_timeout_seconds);
+    let executor = match within(limit, load).await {
+        Ok(executor) => executor,
+        Err(failure) => return failure,
     };
     let engine = match Engine::start(vec![executor], args.serve.engine(), metrics) {
         Ok(engine) => engine,
@@ -93,10 +94,26 @@ async fn compute(
     };
     tokio::select! {
         failure = serving => failure,
-        fault = gpu_health::fault(gpus, watch), if chosen == Chosen::Cuda => {
+        fault = zimage_nvml::fault(gpus, watch), if chosen == Chosen::Cuda => {
             engine.fail(&fault);
             Failure::Device(fault)
         }
+    }
+}
+
+/// What `load` loads. A thread that hangs in it is left where it is.
+async fn within<T: Send + 'static>(
+    limit: Duration,
+    load: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let loading = tokio::task::spawn_blocking(load);
+    match tokio::time::timeout(limit, loading).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Err(Failure::Other(format!("failed to load the model: {error}"))),
+        Err(_) => Err(Failure::Other(format!(
+            "the model was not loaded within {} s: its volume is slow or hangs",
+            limit.as_secs()
+        ))),
     }
 }
 
@@ -116,4 +133,24 @@ fn stop_on_signal() -> std::io::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_model_that_loads_for_ever_ends_the_server_with_the_reason() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let hangs = move || {
+            let _released = ended.recv();
+            Ok(())
+        };
+        let failure = within(Duration::from_millis(20), hangs).await.unwrap_err();
+        drop(end);
+        assert!(
+            failure.to_string().contains("not loaded within"),
+            "{failure}"
+        );
+    }
 }

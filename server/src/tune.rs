@@ -3,7 +3,7 @@
 use crate::args::Tune;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
-use crate::nvml::Gpus;
+use zimage_nvml::Gpus;
 
 #[expect(
     clippy::print_stdout,

@@ -4,11 +4,11 @@ use crate::args::{Model, Verify};
 use crate::device;
 use crate::failure::Failure;
 use crate::files;
-use crate::nvml::Gpus;
 use crate::progress::Bytes;
 use crate::proof;
 use zimage_checkpoint::{CheckpointError, ControlNet, MANIFEST, check_manifest};
 use zimage_engine::{Engine, EngineMetrics, EngineOptions};
+use zimage_nvml::Gpus;
 
 #[expect(clippy::print_stdout, reason = "the verdict is this command's output")]
 pub(crate) fn run(args: &Verify) -> Result<(), Failure> {

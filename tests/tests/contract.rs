@@ -9,8 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use zimage_crds::ZImageDeployment;
 use zimage_operator::observe::{UTILIZATION, WAITING};
-use zimage_operator::reconcile::MODEL_INVALID;
 use zimage_operator::reconcile::build::{Desired, Images, children};
+use zimage_operator::reconcile::{DEVICE_FAILED, MODEL_INVALID};
 use zimage_tests::manifest::{Change, valid};
 use zimage_tests::process::program;
 use zimage_tests::{repository, wait};
@@ -215,7 +215,7 @@ async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows
 /// A server shows it only where there is a GPU, so the sources are asked.
 #[test]
 fn the_utilisation_is_shown_by_the_name_that_the_operator_reads() {
-    for source in ["server/src/nvml.rs", "tests/testserver/src/load.rs"] {
+    for source in ["server/nvml/src/lib.rs", "tests/testserver/src/load.rs"] {
         let name = format!("\"{UTILIZATION}\"");
         assert!(repository::read(source).contains(&name), "{source}");
     }
@@ -254,6 +254,15 @@ fn announced(server: SocketAddr, length: usize) -> Result<String> {
     let mut answer = [0; 64];
     let read = stream.read(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
+}
+
+/// No machine without a GPU has a fault of one, so the sources are asked.
+#[test]
+fn the_fault_of_a_device_is_told_in_the_words_that_the_operator_looks_for() {
+    for source in ["server/src/failure.rs", "tests/testserver/src/main.rs"] {
+        let words = format!("{DEVICE_FAILED} {{");
+        assert!(repository::read(source).contains(&words), "{source}");
+    }
 }
 
 #[test]

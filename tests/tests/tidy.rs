@@ -95,6 +95,7 @@ fn crates_depend_on_each_other_only_as_designed() {
             &["zimage-core", "zimage-edge", "zimage-engine"],
         ),
         ("zimage-models", &["zimage-core", "zimage-checkpoint"]),
+        ("zimage-nvml", &[]),
         ("zimage-cuda", &["zimage-core", "zimage-checkpoint"]),
         (
             "zimage-server",
@@ -106,11 +107,18 @@ fn crates_depend_on_each_other_only_as_designed() {
                 "zimage-checkpoint",
                 "zimage-models",
                 "zimage-cuda",
+                "zimage-nvml",
             ],
         ),
         (
             "zimage-testserver",
-            &["zimage-core", "zimage-edge", "zimage-engine", "zimage-http"],
+            &[
+                "zimage-core",
+                "zimage-edge",
+                "zimage-engine",
+                "zimage-http",
+                "zimage-nvml",
+            ],
         ),
     ] {
         let unexpected: Vec<_> = workspace

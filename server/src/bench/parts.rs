@@ -2,11 +2,11 @@
 
 use crate::args::Bench;
 use crate::failure::Failure;
-use crate::nvml::Gpus;
 use std::time::{Duration, Instant};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::request::{ImageRequest, Noise};
 use zimage_http::{ImageFormat, encode};
+use zimage_nvml::Gpus;
 
 /// Requests whose parts are timed, at most: parts scatter little, and whole requests are measured over HTTP.
 const MOST: u32 = 40;

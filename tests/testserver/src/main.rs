@@ -4,6 +4,8 @@
 //! GET  /control   what the server claims
 //! PUT  /control   change some of it: {"gpu_utilization": 0.99, "requests_waiting": 4}
 //! ```
+//!
+//! Faults that a GPU reports end it as they end a server: NVIDIA's management library may be one that plays them.
 #![forbid(unsafe_code)]
 
 mod control;
@@ -18,6 +20,7 @@ use prometheus_client::registry::Registry;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -28,6 +31,7 @@ use zimage_core::executor::Executor;
 use zimage_core::fake::{Call, FakeExecutor};
 use zimage_engine::{Engine, EngineMetrics};
 use zimage_http::{HttpMetrics, ServeArgs, api, serve};
+use zimage_nvml::{FaultWatch, Gpus};
 
 /// The exit code that zimage-server has when its device failed.
 const DEVICE_FAILED: u8 = 4;
@@ -54,7 +58,7 @@ struct Serve {
     /// Not read.
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Not used.
+    /// With cuda, faults of a GPU are watched for; nothing is computed on one.
     #[arg(long)]
     device: Option<String>,
     /// Not used.
@@ -104,16 +108,32 @@ async fn main() -> Result<ExitCode> {
         .with_context(|| format!("failed to listen on {}", args.control_listen))?;
     let controlled = axum::serve(listener, control::router(control.clone()));
     let api = api(app.clone()).layer(from_fn_with_state(control, control::interfere));
-    tokio::select! {
-        outcome = serve(app, api, registry, args.serve.addresses(), args.serve.shutdown(), stop) => outcome?,
-        outcome = controlled => outcome?,
-        cause = engine.failed() => {
-            // Outside a container there is nobody to read it.
-            let _unread = std::fs::write("/dev/termination-log", cause);
-            return Ok(ExitCode::from(DEVICE_FAILED));
+    let serving = serve(
+        app,
+        api,
+        registry,
+        args.serve.addresses(),
+        args.serve.shutdown(),
+        stop.clone(),
+    );
+    let mut serving = pin!(serving);
+    let cause = tokio::select! {
+        outcome = &mut serving => return outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        outcome = controlled => return outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        cause = engine.failed() => cause,
+        cause = zimage_nvml::fault(Gpus::find(), FaultWatch::default()),
+            if args.device.as_deref() == Some("cuda") =>
+        {
+            engine.fail(&cause);
+            cause
         }
-    }
-    Ok(ExitCode::SUCCESS)
+    };
+    // Whoever waits is told before the process ends.
+    stop.cancel();
+    serving.await?;
+    // Outside a container there is nobody to read it.
+    let _unread = std::fs::write("/dev/termination-log", format!("device failed: {cause}"));
+    Ok(ExitCode::from(DEVICE_FAILED))
 }
 
 fn stop_on_signal() -> Result<CancellationToken> {

@@ -1,6 +1,11 @@
-//! What NVIDIA's management library says about the GPUs.
+//! What NVIDIA's management library says about the GPUs: their figures, their memory, the faults that they report.
+#![forbid(unsafe_code)]
 
-use crate::gpu_health::MemoryHealth;
+mod health;
+
+pub use health::{FaultWatch, check, fault};
+
+use health::MemoryHealth;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
@@ -24,7 +29,7 @@ type Figures = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// The GPUs that this process sees; none without NVIDIA's driver.
 #[derive(Clone)]
-pub(crate) struct Gpus {
+pub struct Gpus {
     nvml: Option<Arc<Nvml>>,
     /// Where the library is. `None`: where the system finds it.
     library: Option<Arc<OsStr>>,
@@ -42,20 +47,19 @@ struct Sample {
 }
 
 impl Gpus {
-    /// Looks for the driver.
-    pub(crate) fn find() -> Self {
+    /// Looks for the driver and its library.
+    pub fn find() -> Self {
         Self::open(None)
     }
 
     /// As [`Self::find`], with the library in a place of its own.
     #[cfg(test)]
-    pub(crate) fn of(library: &std::path::Path) -> Self {
+    fn of(library: &std::path::Path) -> Self {
         Self::open(Some(library.as_os_str().into()))
     }
 
     /// As on a machine without a driver.
-    #[cfg(test)]
-    pub(crate) const fn none() -> Self {
+    pub const fn none() -> Self {
         Self {
             nvml: None,
             library: None,
@@ -72,23 +76,24 @@ impl Gpus {
     }
 
     /// The library once more: one that was opened before the driver failed may only fail from then on.
-    pub(crate) fn reopen(&self) -> Result<Nvml, NvmlError> {
+    fn reopen(&self) -> Result<Nvml, NvmlError> {
         init(self.library.as_deref())
     }
 
-    pub(crate) fn count(&self) -> u32 {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
         self.nvml
             .as_ref()
             .and_then(|nvml| nvml.device_count().ok())
             .unwrap_or(0)
     }
 
-    pub(crate) fn nvml(&self) -> Option<&Nvml> {
+    fn nvml(&self) -> Option<&Nvml> {
         self.nvml.as_deref()
     }
 
     /// Of each GPU that says so.
-    pub(crate) fn memory_health(&self) -> Vec<MemoryHealth> {
+    fn memory_health(&self) -> Vec<MemoryHealth> {
         let Some(nvml) = &self.nvml else {
             return Vec::new();
         };
@@ -97,13 +102,13 @@ impl Gpus {
     }
 
     /// Joules that the first GPU has used since its driver was loaded.
-    pub(crate) fn joules(&self) -> Option<f64> {
+    pub fn joules(&self) -> Option<f64> {
         let device = self.nvml.as_ref()?.device_by_index(0).ok()?;
         Some(device.total_energy_consumption().ok()? as f64 / 1000.0)
     }
 
     /// Bytes of the first GPU's memory that are in use.
-    pub(crate) fn memory_used(&self) -> Option<u64> {
+    pub fn memory_used(&self) -> Option<u64> {
         let device = self.nvml.as_ref()?.device_by_index(0).ok()?;
         Some(device.memory_info().ok()?.used)
     }

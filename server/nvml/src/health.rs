@@ -1,7 +1,6 @@
 //! What is wrong with a GPU: with its memory before it computes, and the faults that it reports later.
 
-use crate::failure::Failure;
-use crate::nvml::Gpus;
+use crate::Gpus;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
@@ -24,10 +23,11 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// Whether faults that the GPU reports are heard of.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FaultWatch(Gauge);
+pub struct FaultWatch(Gauge);
 
 impl FaultWatch {
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    /// Shows it in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "zimage_gpu_fault_watch",
             "Whether faults that the GPU reports are heard of: 1 or 0",
@@ -73,7 +73,10 @@ impl MemoryHealth {
 }
 
 /// Looks at every GPU's memory before anything is computed on it.
-pub(crate) fn check(gpus: &Gpus) -> Result<(), Failure> {
+///
+/// # Errors
+/// Which GPU must not be used, and why.
+pub fn check(gpus: &Gpus) -> Result<(), String> {
     if gpus.nvml().is_none() {
         tracing::warn!(
             "NVIDIA's management library is missing: the GPU's memory errors and faults are not watched; \
@@ -82,7 +85,7 @@ pub(crate) fn check(gpus: &Gpus) -> Result<(), Failure> {
     }
     for (index, health) in gpus.memory_health().into_iter().enumerate() {
         if let Some(refusal) = health.refusal() {
-            return Err(Failure::Device(format!("GPU {index}: {refusal}")));
+            return Err(format!("GPU {index}: {refusal}"));
         }
         if let Some(warning) = health.warning() {
             tracing::warn!(gpu = index, "{warning}");
@@ -92,7 +95,7 @@ pub(crate) fn check(gpus: &Gpus) -> Result<(), Failure> {
 }
 
 /// Returns when a GPU reports a fault after which it must not be computed on; never without NVIDIA's driver.
-pub(crate) async fn fault(gpus: Gpus, watch: FaultWatch) -> String {
+pub async fn fault(gpus: Gpus, watch: FaultWatch) -> String {
     let (tell, told) = oneshot::channel();
     let started = thread::Builder::new()
         .name("gpu-faults".to_owned())

@@ -23,7 +23,7 @@ impl Played {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let library = dir.path().join("libnvidia-ml.so.1");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/gpu_health/nvml.c");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/health/nvml.c");
         let play = format!("-DPLAY=\"{}\"", dir.path().join("play").display());
         let mut build = Command::new("cc");
         build
