@@ -147,6 +147,19 @@ pub async fn fill_volume(pod: &Pod, volume: &str, mebibytes: u32) -> Result<()> 
     Ok(())
 }
 
+/// Writes a file into the root file system of a pod's container, from outside: the container itself may only read it.
+///
+/// # Errors
+/// When the container does not run.
+pub async fn write_file(pod: &Pod, path: &str, text: &str) -> Result<()> {
+    // In one move: a reader sees the old text or the new.
+    let script = r#"file=/run/containerd/io.containerd.runtime.v2.task/k8s.io/$1/rootfs$2
+        echo "$3" > "$file.new"; mv "$file.new" "$file""#;
+    let shell = ["sh", "-euc", script, "sh", container(pod)?, path, text];
+    exec_on(of(pod)?, &shell).await?;
+    Ok(())
+}
+
 /// The process of a pod's container, standing still: its connections stay open and nothing answers.
 pub struct Frozen {
     node: String,

@@ -1,17 +1,46 @@
 # A certificate authority, the certificates of every part, and a kubeconfig for each that talks to the API server.
-# Keys are P-256; everything is made anew for each start, so nothing expires and nothing is worth stealing.
+# Keys are P-256; everything is made anew for each start, so nothing expires and nothing is worth stealing. All of it is
+# valid since the day before: a clock may be behind.
+
+request() { # request NAME SUBJECT
+  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr" 2> /dev/null
+}
+
+sign() { # sign NAME AUTHORITY EXTENSIONS [OPTION...]
+  local name=$1 authority=$2 extensions=$3
+  shift 3
+  cat > ca.conf << 'CONF'
+[ca]
+default_ca = this
+[this]
+database = index
+new_certs_dir = issued
+default_md = sha256
+unique_subject = no
+rand_serial = yes
+policy = any
+[any]
+organizationName = optional
+commonName = supplied
+CONF
+  mkdir -p issued
+  : > index
+  openssl ca -batch -notext -config ca.conf -cert "$authority.crt" -keyfile "$authority.key" "$@" \
+    -startdate "$(date --utc --date=yesterday +%Y%m%d%H%M%SZ)" -days 3650 \
+    -extfile <(printf '%s\n' "$extensions") -in "$name.csr" -out "$name.crt" 2> /dev/null
+  rm -r "$name.csr" ca.conf index* issued
+}
 
 authority() { # authority NAME
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
-    -subj "/CN=zimage-$1" -keyout "$1.key" -out "$1.crt" 2> /dev/null
+  request "$1" "/CN=zimage-$1"
+  sign "$1" "$1" $'basicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=hash' -selfsign
 }
 
 certificate() { # certificate NAME SUBJECT serverAuth|clientAuth AUTHORITY [ALTERNATIVE-NAMES]
-  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr" 2> /dev/null
-  openssl x509 -req -in "$1.csr" -CA "$4.crt" -CAkey "$4.key" -CAcreateserial -days 3650 -out "$1.crt" 2> /dev/null \
-    -extfile <(printf 'basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=%s\n' "$3"
-      [ $# -lt 5 ] || printf 'subjectAltName=%s\n' "$5")
-  rm "$1.csr"
+  request "$1" "$2"
+  local extensions=$'basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage='$3
+  [ $# -lt 5 ] || extensions+=$'\nsubjectAltName='$5
+  sign "$1" "$4" "$extensions"
 }
 
 make_pki() { # make_pki FOLDER NODES

@@ -14,18 +14,22 @@ use zimage_tests::manifest::Change;
 use zimage_tests::namespace::with_namespace;
 use zimage_tests::{documents, node, repository, wait};
 
-const SHARD: &str = "transformer/diffusion_pytorch_model.safetensors";
+pub(crate) const SHARD: &str = "transformer/diffusion_pytorch_model.safetensors";
 
 /// The primary runs the real server, the fallback a test server.
-fn real_primary() -> Result<Value> {
+pub(crate) fn real_primary() -> Result<Value> {
     Ok(tiers().with("spec.primary.image", json!(by_content("server")?)))
 }
 
 /// Waits until condition and event tell each of `words`, and the fallback serves everything.
-async fn is_told_and_survived(scene: &Scene, words: &[&str]) -> Result<()> {
-    let told = |object: &_| condition(object, "PrimaryReady") == Some(("False", "ModelInvalid"));
+pub(crate) async fn is_told_and_survived(
+    scene: &Scene,
+    expected: &str,
+    words: &[&str],
+) -> Result<()> {
+    let told = |object: &_| condition(object, "PrimaryReady") == Some(("False", expected));
     let object = scene
-        .until("PrimaryReady=False, ModelInvalid", told)
+        .until(&format!("PrimaryReady=False, {expected}"), told)
         .await?;
     assert!(condition(&object, "Ready").is_some_and(|(status, _)| status == "False"));
     let conditions = object.status.iter().flat_map(|status| &status.conditions);
@@ -37,7 +41,7 @@ async fn is_told_and_survived(scene: &Scene, words: &[&str]) -> Result<()> {
     assert!(has_all(&message), "{message}");
     wait::until("an event that says so", PATIENCE, async || {
         let mut events = scene.events().await?.into_iter();
-        Ok(events.find(|(reason, note)| reason == "ModelInvalid" && has_all(note)))
+        Ok(events.find(|(reason, note)| reason == expected && has_all(note)))
     })
     .await?;
 
@@ -50,7 +54,7 @@ async fn is_told_and_survived(scene: &Scene, words: &[&str]) -> Result<()> {
 }
 
 /// The quick start's claim and Job: a small model on a volume of the node, whose folder there is returned.
-async fn make_model(scene: &Scene) -> Result<String> {
+pub(crate) async fn make_model(scene: &Scene) -> Result<String> {
     let claims: Api<PersistentVolumeClaim> =
         Api::namespaced(scene.client.clone(), &scene.namespace);
     let jobs: Api<Job> = Api::namespaced(scene.client.clone(), &scene.namespace);
@@ -92,7 +96,7 @@ async fn a_missing_model_is_named_in_condition_and_event_and_the_other_tier_serv
         let scene = Scene { client, namespace };
         scene.make_claim("models").await?;
         scene.apply(&real_primary()?).await?;
-        is_told_and_survived(&scene, &["model_index.json"]).await
+        is_told_and_survived(&scene, "ModelInvalid", &["model_index.json"]).await
     })
     .await
 }
@@ -112,7 +116,7 @@ async fn a_file_of_weights_that_was_cut_short_is_named_with_the_reason_and_the_o
         scene
             .apply(&manifest.with("spec.primary.model.source.persistentVolumeClaim", source))
             .await?;
-        is_told_and_survived(&scene, &[SHARD, "and the file has"]).await
+        is_told_and_survived(&scene, "ModelInvalid", &[SHARD, "and the file has"]).await
     })
     .await
 }

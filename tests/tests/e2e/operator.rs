@@ -1,6 +1,6 @@
 //! The operator goes and comes; the models do not notice.
 
-use crate::images::{by_content, by_version, tag};
+use crate::images::{by_content, by_version, tag, variant};
 use crate::scene::{PATIENCE, Scene, tiers, with_scene_on};
 use crate::system::{Images, NAMESPACE, RELEASE, alone, chart, restored, upgrade};
 use anyhow::{Context, Result};
@@ -13,9 +13,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use zimage_crds::Tier;
-use zimage_tests::commands::{bash, kubectl};
+use zimage_tests::commands::kubectl;
 use zimage_tests::manifest::Change;
 use zimage_tests::node::{Stopped, kill_container};
 use zimage_tests::wait;
@@ -24,6 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long the operator's lease holds, and how much of that is left when it is renewed.
 const LEASE: Duration = Duration::from_secs(15);
 const RENEWED_BEFORE_ITS_END: Duration = Duration::from_secs(5);
+/// How long a rolling restart may leave the lease to nobody.
+const WITHOUT_LEADER: Duration = Duration::from_secs(2);
 
 /// Identity and restarts of every model and gateway pod.
 async fn pods(scene: &Scene) -> Result<BTreeSet<(String, i32)>> {
@@ -68,6 +71,13 @@ fn operators(client: &Client) -> Api<Pod> {
     Api::namespaced(client.clone(), NAMESPACE)
 }
 
+/// The pod that the lease names.
+async fn holder(leases: &Api<Lease>) -> Result<Option<String>> {
+    let spec = leases.get(RELEASE).await?.spec;
+    let holder = spec.and_then(|spec| spec.holder_identity);
+    Ok(holder.filter(|holder| !holder.is_empty()))
+}
+
 async fn roll_out() -> Result<()> {
     let deployment = format!("deployment/{RELEASE}");
     kubectl(
@@ -101,16 +111,7 @@ async fn next_chart(folder: &Path) -> Result<()> {
 
 /// The operator's image with a file more, known to the node: other content under another name, as a release brings it.
 async fn next_operator() -> Result<String> {
-    let script = r#"
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-        mkdir "$work/root"
-        tar -xOf out/images/operator.tar ./layer.tar | tar -x -C "$work/root"
-        echo next > "$work/root/etc/next"
-        images/archive "$work/root" zimage-operator:next 65532:65532 "$work/next.tar" /usr/local/bin/zimage-operator
-        "$ZIMAGE_CLUSTER" load "$ZIMAGE_CLUSTER_NAME" "$work/next.tar" >&2
-    "#;
-    Ok(bash(script, &[]).await?.trim().to_owned())
+    variant("operator", "next", r#"echo next > "$root/etc/next""#).await
 }
 
 /// The images that the operator's pods run.
@@ -167,27 +168,59 @@ async fn a_restart_and_an_upgrade_of_the_operator_touch_no_pod() -> anyhow::Resu
     .await
 }
 
+/// The longest time for which nobody held the lease, until `end`.
+async fn longest_without_leader(client: &Client, end: CancellationToken) -> Result<Duration> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    let (mut led, mut longest) = (Instant::now(), Duration::ZERO);
+    while !end.is_cancelled() {
+        let asked = Instant::now();
+        if holder(&leases).await?.is_some() {
+            longest = longest.max(asked.saturating_duration_since(led));
+            led = Instant::now();
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(longest.max(led.elapsed()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_leaves_the_lease_to_nobody_for_two_seconds_at_the_most()
+-> anyhow::Result<()> {
+    let (client, _operator) = alone().await?;
+    let end = CancellationToken::new();
+    let restarts = async {
+        for _ in 0..3 {
+            let deployment = format!("deployment/{RELEASE}");
+            kubectl(
+                &["--namespace", NAMESPACE, "rollout", "restart", &deployment],
+                "",
+            )
+            .await?;
+            roll_out().await?;
+        }
+        end.cancel();
+        anyhow::Ok(())
+    };
+    let (longest, ()) = tokio::try_join!(longest_without_leader(&client, end.clone()), restarts)?;
+    println!("three rolling restarts: {longest:?} without a leader at the most");
+    assert!(longest <= WITHOUT_LEADER, "nobody led for {longest:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_replica_takes_over_when_the_killed_leaders_lease_has_run_out()
 -> anyhow::Result<()> {
     let (client, _operator) = alone().await?;
     with_scene_on(client, tiers(), async |scene| {
         let leases: Api<Lease> = Api::namespaced(scene.client.clone(), NAMESPACE);
-        let holder = async || -> Result<Option<String>> {
-            let lease = leases.get(RELEASE).await?;
-            Ok(lease
-                .spec
-                .and_then(|spec| spec.holder_identity)
-                .filter(|holder| !holder.is_empty()))
-        };
-        let first = wait::until("a leader", PATIENCE, &holder).await?;
+        let first = wait::until("a leader", PATIENCE, async || holder(&leases).await).await?;
         let leader = operators(&scene.client).get(&first).await?;
         // A kubelet that stands still starts no process again: the leader is gone like one whose machine failed.
         let kubelet = Stopped::new("kubelet")?;
         kill_container(&leader).await?;
         let killed = Instant::now();
         wait::until("another leader", PATIENCE, async || {
-            Ok(holder().await?.filter(|holder| *holder != first))
+            Ok(holder(&leases).await?.filter(|holder| *holder != first))
         })
         .await?;
         let took = killed.elapsed();

@@ -1,7 +1,8 @@
 //! A pod that is alive and computes nothing.
 
+use crate::faults::{is_ready, restarts};
 use crate::load::{answered_by, during};
-use crate::scene::{Scene, tiers, with_scene};
+use crate::scene::{tiers, with_scene};
 use crate::testserver::{CONTROL_PORT, put};
 use anyhow::{Context, Result};
 use kube::ResourceExt;
@@ -16,18 +17,6 @@ use zimage_tests::wait;
 const CLIENTS: usize = 4;
 const UNREADY: Duration = Duration::from_secs(120);
 const RESTARTED: Duration = Duration::from_secs(360);
-
-async fn is_ready(scene: &Scene, pod: &str) -> Result<bool> {
-    let status = scene.pods().get(pod).await?.status.unwrap_or_default();
-    let statuses = status.container_statuses.unwrap_or_default();
-    Ok(statuses.iter().all(|status| status.ready))
-}
-
-async fn restarts(scene: &Scene, pod: &str) -> Result<i32> {
-    let status = scene.pods().get(pod).await?.status.unwrap_or_default();
-    let statuses = status.container_statuses.unwrap_or_default();
-    Ok(statuses.iter().map(|status| status.restart_count).sum())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_whose_device_stands_still_leaves_the_rotation_and_starts_again() -> Result<()> {
