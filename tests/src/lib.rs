@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod namespace;
 pub mod node;
 pub mod process;
+pub mod relay;
 pub mod repository;
 pub mod slope;
 pub mod stack;

@@ -1,7 +1,7 @@
 //! The programs under test as processes of this machine, with a limit of memory that the kernel enforces.
 
 use crate::wait;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -140,6 +140,24 @@ impl Process {
     /// When the kernel does not tell.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// Asks it to stop, as the kubelet does, and waits until it has.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or goes on.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let id = self.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status()?;
+        ensure!(asked.success(), "{} has ended", self.name);
+        let begun = Instant::now();
+        while begun.elapsed() < END {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("{} goes on: {}", self.name, self.told())
     }
 
     /// Bytes of memory that it holds.

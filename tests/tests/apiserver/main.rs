@@ -2,7 +2,9 @@
 
 mod admission;
 mod defaults;
+mod faults;
 mod operator;
+mod process;
 mod refusals;
 mod shown;
 
