@@ -3,6 +3,7 @@
 use crate::reconcile::build::{Peers, operator};
 use clap::{ArgAction, Parser};
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use k8s_openapi::api::rbac::v1::RoleRef;
 use std::net::SocketAddr;
 
 /// Turns ZImageDeployment resources into inference servers and moves traffic between their tiers.
@@ -35,6 +36,10 @@ pub struct Args {
     /// Who may send requests to gateways, in the same form; repeatable. None: everyone.
     #[arg(long, value_name = "PEER", value_parser = peer)]
     pub clients_from: Vec<NetworkPolicyPeer>,
+    /// The role that each gateway's account is given, ClusterRole/NAME or Role/NAME (of that name in every namespace): reading
+    /// ZImageDeployments and EndpointSlices. The operator needs the right to bind it, and neither to hold nor to change it.
+    #[arg(long, env = "ZIMAGE_GATEWAY_ROLE", default_value = "ClusterRole/zimage-gateway", value_parser = role)]
+    pub gateway_role: RoleRef,
     /// Address of /healthz and /readyz.
     #[arg(long, env = "ZIMAGE_LISTEN", default_value = "0.0.0.0:8081")]
     pub listen: SocketAddr,
@@ -69,6 +74,17 @@ impl Args {
     }
 }
 
+fn role(text: &str) -> Result<RoleRef, String> {
+    match text.split_once('/') {
+        Some((kind @ ("ClusterRole" | "Role"), name)) if !name.is_empty() => Ok(RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+        }),
+        _ => Err("it is ClusterRole/NAME or Role/NAME".to_owned()),
+    }
+}
+
 fn peer(text: &str) -> Result<NetworkPolicyPeer, serde_json::Error> {
     serde_json::from_str(text)
 }
@@ -92,6 +108,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_gateways_role_is_of_a_cluster_or_of_namespaces() {
+        let role = |text| role(text).map(|role| (role.kind, role.name));
+        let of = |kind: &str| Ok((kind.to_owned(), "a".to_owned()));
+        assert_eq!(role("ClusterRole/a"), of("ClusterRole"));
+        assert_eq!(role("Role/a"), of("Role"));
+        for wrong in ["a", "Role/", "Group/a"] {
+            assert!(role(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

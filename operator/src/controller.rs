@@ -9,6 +9,7 @@ use crate::reconcile::build::Peers;
 use crate::reconcile::{Context, DeploymentRef, ReconcileError, Reverts, reconcile};
 use crate::watches::Scope;
 use futures::{FutureExt, Stream, StreamExt, stream};
+use k8s_openapi::api::rbac::v1::RoleRef;
 use kube::Client;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::Recorder;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub images: DefaultImages,
     /// Who may connect to the pods; `None`: everyone, without policies.
     pub peers: Option<Peers>,
+    /// What gateways' accounts may do.
+    pub gateway_role: RoleRef,
     /// Events.
     pub recorder: Recorder,
     /// Figures.
@@ -57,6 +60,7 @@ pub async fn run(shared: Shared, scope: Arc<Scope>) {
         observer: Arc::clone(&observer),
         images: shared.images,
         peers: shared.peers,
+        gateway_role: shared.gateway_role,
         recorder: shared.recorder,
         metrics: shared.metrics,
         written: std::sync::Mutex::default(),

@@ -127,6 +127,7 @@ fn shared(args: &Args, client: Client, metrics: Arc<Metrics>) -> Shared {
             gateway: args.gateway_image.clone(),
         },
         peers: args.peers(),
+        gateway_role: args.gateway_role.clone(),
         metrics,
     }
 }

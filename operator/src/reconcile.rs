@@ -26,6 +26,7 @@ use build::{Desired, Images, Part, Peers};
 use dereference::{Caches, Existing};
 use images::Choice;
 use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::RoleRef;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
@@ -61,6 +62,8 @@ pub struct Context {
     pub images: DefaultImages,
     /// Who may connect to the pods; `None`: everyone, without policies.
     pub peers: Option<Peers>,
+    /// What gateways' accounts may do.
+    pub gateway_role: RoleRef,
     /// Events.
     pub recorder: Recorder,
     /// Figures.
@@ -210,6 +213,7 @@ impl Context {
             images: images.clone(),
             gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
             peers: self.peers.as_ref(),
+            gateway_role: &self.gateway_role,
         })
     }
 

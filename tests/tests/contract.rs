@@ -1,6 +1,7 @@
 //! What the operator renders is what the server and the gateway take.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::rbac::v1::RoleRef;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -46,6 +47,7 @@ fn rendered(part: &str, manifest: Value) -> Result<Value> {
     };
     let name = format!("fox-{part}");
     let children = children(&Desired {
+        gateway_role: &RoleRef::default(),
         owner: &owner,
         images,
         gateway_account: None,

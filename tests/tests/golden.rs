@@ -161,6 +161,33 @@ async fn the_operator_may_change_its_own_lease_alone() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_operator_may_grant_the_role_for_gateways_alone_and_change_none() -> anyhow::Result<()>
+{
+    for (values, resource) in [(&[][..], "clusterroles"), (EVERYTHING, "roles")] {
+        let rendered = parse(&render(values).await?)?;
+        let rules = ["Role", "ClusterRole"]
+            .into_iter()
+            .flat_map(|kind| of_kind(&rendered, kind));
+        let rules = rules.flat_map(|role| role["rules"].as_array().into_iter().flatten());
+        let is_about_roles = |rule: &&Value| {
+            let resources = rule["resources"].as_array().into_iter().flatten();
+            let mut resources = resources.filter_map(Value::as_str);
+            resources.any(|it| it == "roles" || it == "clusterroles")
+        };
+        let granted = json!({
+            "apiGroups": ["rbac.authorization.k8s.io"],
+            "resources": [resource],
+            "resourceNames": ["zimage-system-zimage-operator-gateway"],
+            "verbs": ["bind"],
+        });
+        for rule in rules.filter(is_about_roles) {
+            assert_eq!(*rule, granted);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn install_yaml_is_the_rendered_chart_with_its_namespace() -> anyhow::Result<()> {
     the_crd_is_generated_from_the_types();
     let namespace = "\
@@ -217,7 +244,13 @@ async fn watched_namespaces_take_the_place_of_cluster_wide_rights() -> anyhow::R
             .map(|role| &role["metadata"]["namespace"])
             .collect()
     };
-    assert_eq!(places("Role"), places("RoleBinding"));
+    let gateways = of_kind(&rendered, "Role").into_iter().filter(|role| {
+        let name = role["metadata"]["name"].as_str();
+        name.is_some_and(|name| name.ends_with("-gateway"))
+    });
+    // Those for gateways are bound by the operator.
+    let bound = places("Role").len() - gateways.count();
+    assert_eq!(bound, places("RoleBinding").len());
     for namespace in ["art", "press", "zimage-system"] {
         assert!(places("Role").contains(&&json!(namespace)), "{namespace}");
     }

@@ -22,13 +22,14 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
-# The gateway's own Role: the API server lets the operator grant only what it may do itself.
+# Gateways' accounts are bound to the one role for gateways; the operator can grant no other.
 - apiGroups: [rbac.authorization.k8s.io]
-  resources: [roles, rolebindings]
+  resources: [rolebindings]
   verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [discovery.k8s.io]
-  resources: [endpointslices]
-  verbs: [get, list, watch]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [{{ if .Values.watchNamespaces }}roles{{ else }}clusterroles{{ end }}]
+  resourceNames: [{{ include "zimage-operator.gatewayRole" . }}]
+  verbs: [bind]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -39,6 +40,20 @@
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{/* What a gateway may do in its namespace. */}}
+{{- define "zimage-operator.gatewayRules" -}}
+- apiGroups: [zimage.dev]
+  resources: [zimagedeployments]
+  verbs: [get, list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+{{- end }}
+
+{{- define "zimage-operator.gatewayRole" -}}
+{{ include "zimage-operator.clusterName" . }}-gateway
 {{- end }}
 
 {{- define "zimage-operator.subject" -}}

@@ -50,6 +50,7 @@ async fn lead(client: &Client, scope: Arc<Scope>) {
             gateway: "gateway:1".to_owned(),
         },
         peers: None,
+        gateway_role: RoleRef::default(),
         recorder: Recorder::new(client.clone(), Reporter::from("test")),
         metrics: Arc::default(),
     };

@@ -4,7 +4,6 @@ mod deployment;
 mod network_policy;
 mod part;
 mod pod_disruption_budget;
-mod role;
 mod role_binding;
 mod service;
 mod service_account;
@@ -16,7 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef};
 use kube::Resource;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
@@ -49,13 +48,14 @@ pub struct Desired<'a> {
     pub gateway_account: Option<&'a str>,
     /// Who may connect to the pods. `None`: everyone, without policies.
     pub peers: Option<&'a Peers>,
+    /// What the gateway's account may do.
+    pub gateway_role: &'a RoleRef,
 }
 
 /// The kinds of all children, in the order in which they are applied: accounts and rights before the pods that use them.
-pub fn kinds() -> [ApiResource; 7] {
+pub fn kinds() -> [ApiResource; 6] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
-        ApiResource::erase::<Role>(&()),
         ApiResource::erase::<RoleBinding>(&()),
         ApiResource::erase::<NetworkPolicy>(&()),
         ApiResource::erase::<Service>(&()),
@@ -95,10 +95,8 @@ fn parts(owner: &ZImageDeployment) -> impl Iterator<Item = Part> {
 /// When an object cannot be written as JSON; it is a fault of this program.
 pub fn children(desired: &Desired<'_>) -> Result<Vec<DynamicObject>, serde_json::Error> {
     let owner = desired.owner;
-    let mut children = vec![
-        dynamic(&role::gateway(owner))?,
-        dynamic(&role_binding::gateway(owner))?,
-    ];
+    let binding = role_binding::gateway(owner, desired.gateway_role.clone());
+    let mut children = vec![dynamic(&binding)?];
     // Before the pods, so that none is open for a moment.
     if let Some(peers) = desired.peers {
         for part in parts(owner) {

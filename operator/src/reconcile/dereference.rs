@@ -70,9 +70,8 @@ impl Existing {
     /// Whether a pod still uses an account, or the rights of one: of its account both have the name.
     pub fn is_in_use(&self, child: &DynamicObject) -> bool {
         let types = child.types.as_ref();
-        let is_of_an_account = types.is_some_and(|types| {
-            ["ServiceAccount", "Role", "RoleBinding"].contains(&types.kind.as_str())
-        });
+        let is_of_an_account = types
+            .is_some_and(|types| ["ServiceAccount", "RoleBinding"].contains(&types.kind.as_str()));
         let name = child.name_any();
         is_of_an_account
             && self.pods().filter(|pod| !has_ended(pod)).any(|pod| {

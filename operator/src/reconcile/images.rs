@@ -156,6 +156,7 @@ const fn device_of(spec: &TierSpec) -> Device {
 mod tests {
     use super::super::build::{Desired, children};
     use super::*;
+    use k8s_openapi::api::rbac::v1::RoleRef;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -211,6 +212,7 @@ mod tests {
                 images: images.clone(),
                 gateway_account: None,
                 peers: None,
+                gateway_role: &RoleRef::default(),
             };
             let children = children(&desired).unwrap().into_iter();
             self.existing.children = children.map(Arc::new).collect();

@@ -73,6 +73,7 @@ impl Stage {
                 gateway: images("gateway"),
             },
             peers: None,
+            gateway_role: RoleRef::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::default(),
             written: Mutex::default(),

@@ -34,11 +34,10 @@ fn scope(plural: &'static str, code: &Arc<AtomicU16>) -> Arc<Scope> {
     Arc::new(Scope::follow(&client, None, &TaskTracker::new()))
 }
 
-const PLURALS: [&str; 9] = [
+const PLURALS: [&str; 8] = [
     "zimagedeployments",
     "pods",
     "serviceaccounts",
-    "roles",
     "rolebindings",
     "networkpolicies",
     "services",

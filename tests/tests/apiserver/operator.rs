@@ -2,6 +2,7 @@
 
 use crate::with_api;
 use anyhow::{Context, Result};
+use clap::Parser as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use zimage_crds::ZImageDeployment;
-use zimage_operator::args::DefaultImages;
+use zimage_operator::args::{Args, DefaultImages};
 use zimage_operator::controller::{self, Shared};
 use zimage_operator::watches::Scope;
 use zimage_tests::manifest::{Change, valid};
@@ -37,6 +38,7 @@ async fn with_operator(test: impl AsyncFnOnce(&Namespaced) -> Result<()>) -> Res
                 gateway: "gateway:1".to_owned(),
             },
             peers: None,
+            gateway_role: Args::parse_from(["zimage-operator"]).gateway_role,
             recorder: Recorder::new(client.clone(), Reporter::from("zimage-operator")),
             metrics: Arc::default(),
             client: client.clone(),

@@ -59,7 +59,6 @@ async fn deleting_the_object_leaves_nothing() -> anyhow::Result<()> {
                 "ServiceAccount",
                 "PodDisruptionBudget",
                 "NetworkPolicy",
-                "Role",
                 "RoleBinding",
             ] {
                 assert!(

@@ -1,6 +1,7 @@
 //! The operator goes and comes; the models do not notice.
 
 use crate::images::{by_content, by_version, tag, variant};
+use crate::load::{answered_by, send};
 use crate::scene::{PATIENCE, Scene, tiers, with_scene_on};
 use crate::system::{Images, NAMESPACE, RELEASE, alone, chart, restored, upgrade};
 use anyhow::{Context, Result};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use zimage_crds::Tier;
 use zimage_tests::commands::kubectl;
 use zimage_tests::manifest::Change;
+use zimage_tests::namespace::with_namespace;
 use zimage_tests::node::{Stopped, kill_container};
 use zimage_tests::wait;
 
@@ -239,4 +241,22 @@ async fn a_second_replica_takes_over_when_the_killed_leaders_lease_has_run_out()
     })
     .await?;
     roll_out().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_rights_in_one_namespace_alone_the_operator_serves_it() -> anyhow::Result<()> {
+    let (client, _operator) = alone().await?;
+    restored(with_namespace(client, async |client, namespace| {
+        let watched = format!("watchNamespaces={{{namespace}}}");
+        let values = [watched.as_str(), "rbac.clusterWide=false"];
+        upgrade(&chart(), &Images::ours()?, &values).await?;
+        let scene = Scene { client, namespace };
+        scene.make_claim("models").await?;
+        scene.apply(&tiers()).await?;
+        scene.ready().await?;
+        let answers = send(&scene.gateway().await?, 10, 1).await?;
+        assert!(answered_by(Tier::Primary, &answers) > 0);
+        Ok(())
+    }))
+    .await
 }

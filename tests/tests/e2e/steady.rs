@@ -26,7 +26,6 @@ const OURS: &[&str] = &[
     "poddisruptionbudgets",
     "replicasets",
     "rolebindings",
-    "roles",
     "serviceaccounts",
     "services",
     "zimagedeployments",

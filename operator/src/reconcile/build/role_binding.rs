@@ -5,16 +5,12 @@ use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use kube::ResourceExt;
 use zimage_crds::ZImageDeployment;
 
-/// The gateway's role for the gateway's account.
-pub(super) fn gateway(owner: &ZImageDeployment) -> RoleBinding {
+/// What `role` allows, in its own namespace, for the gateway's account.
+pub(super) fn gateway(owner: &ZImageDeployment, role: RoleRef) -> RoleBinding {
     let name = Part::Gateway.account(owner);
     RoleBinding {
         metadata: Part::Gateway.metadata_named(owner, name.clone()),
-        role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
-            kind: "Role".to_owned(),
-            name: name.clone(),
-        },
+        role_ref: role,
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
             name,

@@ -54,6 +54,11 @@ fn built_for(owner: &ZImageDeployment, peers: Option<&Peers>) -> Vec<DynamicObje
         images: images(),
         gateway_account: Some("7d2e1a2e-0000-4000-8000-000000000000"),
         peers,
+        gateway_role: &RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "ClusterRole".to_owned(),
+            name: "zimage-gateway".to_owned(),
+        },
     };
     [accounts(owner).unwrap(), children(&desired).unwrap()].concat()
 }
@@ -89,7 +94,6 @@ fn a_short_spec_becomes_two_tiers_and_a_gateway() {
             "ServiceAccount/zimage-fox-gateway-77c6adfd",
             "ServiceAccount/zimage-fox-primary-b0d1617d",
             "ServiceAccount/zimage-fox-fallback-453db849",
-            "Role/zimage-fox-gateway-77c6adfd",
             "RoleBinding/zimage-fox-gateway-77c6adfd",
             "NetworkPolicy/fox-gateway",
             "NetworkPolicy/fox-primary",
@@ -285,7 +289,7 @@ fn every_pod_keeps_the_restricted_security_profile() {
 }
 
 #[test]
-fn only_the_gateway_gets_a_token_and_it_may_read_its_own_deployment_alone() {
+fn only_the_gateway_gets_a_token_and_it_is_bound_to_the_role_for_gateways() {
     let children = built(&short());
     let automount = |name| find(&children, name)["automountServiceAccountToken"].clone();
     assert_eq!(
@@ -296,11 +300,13 @@ fn only_the_gateway_gets_a_token_and_it_may_read_its_own_deployment_alone() {
         automount("ServiceAccount/zimage-fox-gateway-77c6adfd"),
         true
     );
-    let role = find(&children, "Role/zimage-fox-gateway-77c6adfd");
-    assert_eq!(role["rules"][0]["resourceNames"], json!(["fox"]));
-    for rule in role["rules"].as_array().unwrap() {
-        assert_eq!(rule["verbs"], json!(["get", "list", "watch"]));
-    }
+    let binding = find(&children, "RoleBinding/zimage-fox-gateway-77c6adfd");
+    assert_eq!(binding["roleRef"]["name"], "zimage-gateway");
+    assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        binding["subjects"][0]["name"],
+        "zimage-fox-gateway-77c6adfd"
+    );
 }
 
 #[test]
