@@ -251,26 +251,41 @@ impl Drop for Vanished {
     }
 }
 
-/// A part of the first node that stands still until this is dropped, such as `kube-apiserver`.
+/// A part of a node that stands still until this is dropped, such as `kube-apiserver`.
 pub struct Stopped {
+    node: String,
     part: &'static str,
 }
 
 impl Stopped {
-    /// Stops it where it is, so that it neither answers nor closes a connection.
+    /// Stops a part of the first node where it is, so that it neither answers nor closes a connection.
     ///
     /// # Errors
-    /// When the cluster has no such part.
+    /// When the node has no such part.
     pub fn new(part: &'static str) -> Result<Self> {
-        tell("kill", &[part, "STOP"])?;
-        Ok(Self { part })
+        Self::on(FIRST, part)
     }
+
+    /// The same on any node.
+    ///
+    /// # Errors
+    /// When the node has no such part.
+    pub fn on(node: &str, part: &'static str) -> Result<Self> {
+        signal(node, part, "STOP")?;
+        let node = node.to_owned();
+        Ok(Self { node, part })
+    }
+}
+
+fn signal(node: &str, part: &str, signal: &str) -> Result<()> {
+    let (program, name) = cluster()?;
+    command_of(&program, &["kill", &format!("{name}/{node}"), part, signal])
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
         // Nothing is left to do about a failure, and every later test tells of it.
-        let _failed = tell("kill", &[self.part, "CONT"]);
+        let _failed = signal(&self.node, self.part, "CONT");
     }
 }
 

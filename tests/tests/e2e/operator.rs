@@ -20,7 +20,7 @@ use zimage_crds::Tier;
 use zimage_tests::commands::kubectl;
 use zimage_tests::manifest::Change;
 use zimage_tests::namespace::with_namespace;
-use zimage_tests::node::{Stopped, kill_container};
+use zimage_tests::node::{Stopped, kill_container, of};
 use zimage_tests::wait;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -218,7 +218,7 @@ async fn a_second_replica_takes_over_when_the_killed_leaders_lease_has_run_out()
         let first = wait::until("a leader", PATIENCE, async || holder(&leases).await).await?;
         let leader = operators(&scene.client).get(&first).await?;
         // A kubelet that stands still starts no process again: the leader is gone like one whose machine failed.
-        let kubelet = Stopped::new("kubelet")?;
+        let kubelet = Stopped::on(of(&leader)?, "kubelet")?;
         kill_container(&leader).await?;
         let killed = Instant::now();
         wait::until("another leader", PATIENCE, async || {
