@@ -40,12 +40,13 @@ pub struct Args {
     /// A quarter of the memory that the process may use, unless it is given.
     #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BUFFERED_BYTES")]
     pub max_buffered_bytes: Option<usize>,
-    /// One client address has one part in so many of that memory while others have some too, but always enough for one body.
+    /// One client address has one part in so many of that memory while others have some too, and all but a quarter while
+    /// none has; always enough for one body.
     #[arg(long, env = "ZIMAGE_GATEWAY_CLIENT_PARTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub client_parts: u16,
-    /// Connections of clients at a time. When there are as many, the one that has waited longest for a request is closed
-    /// in favour of a new one; when all of them work, the new one is answered 503. By the memory and the files that the
-    /// process may use, unless it is given.
+    /// Connections of clients at a time. When there are as many, one that is silent is closed in favour of a new one: of the
+    /// client that has most of them, the one that has been silent longest. When all of them work, a new one is answered 503,
+    /// and probes still as they should be. By the memory and the files that the process may use, unless it is given.
     #[arg(long, env = "ZIMAGE_GATEWAY_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
     /// Name that Host may have; may be given several times. Without one any is taken.

@@ -60,9 +60,9 @@ pub struct ServeArgs {
     /// that the process may have.
     #[arg(long, env = "ZIMAGE_MAX_BUFFERED_BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub max_buffered_bytes: Option<u64>,
-    /// Connections of clients at a time. When there are as many, the one that has waited longest for a request is closed
-    /// in favour of a new one; when all of them work, the new one is answered 503. By the memory and the files that the
-    /// process may use, unless it is given.
+    /// Connections of clients at a time. When there are as many, one that is silent is closed in favour of a new one: of the
+    /// client that has most of them, the one that has been silent longest. When all of them work, a new one is answered 503,
+    /// and probes still as they should be. By the memory and the files that the process may use, unless it is given.
     #[arg(long, env = "ZIMAGE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
     /// Name that Host may have; may be given several times. Without one any is taken.
