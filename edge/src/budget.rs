@@ -121,24 +121,27 @@ impl Budget {
         }
     }
 
-    fn try_take(&self, part: Part, client: IpAddr, bytes: usize) -> bool {
-        let mut pools = self.lock();
-        let pool = &mut pools[part as usize];
-        let own = pool.clients.get(&client).copied().unwrap_or(0);
+    /// Whether a client that holds `own` of the `used` bytes of a part may have more.
+    fn has_room(&self, part: Part, (own, used): (usize, usize), more: usize) -> bool {
         let size = self.size(part);
         let largest = match part {
             Part::Small => SMALL,
             Part::Large => self.options.largest,
-            Part::Answer => size,
+            Part::Answer => return used == 0 || used + more <= size,
         };
         let share = match self.options.client_parts {
-            _ if part == Part::Answer => usize::MAX,
             0 | 1 => size,
-            _ if own == pool.used => (size - size / 4).max(largest),
+            _ if own == used => (size - size / 4).max(largest),
             parts => (size / parts).max(largest),
         };
-        let fits = pool.used + bytes <= size || (part == Part::Answer && pool.used == 0);
-        if !fits || own + bytes > share {
+        used + more <= size && own + more <= share
+    }
+
+    fn try_take(&self, part: Part, client: IpAddr, bytes: usize) -> bool {
+        let mut pools = self.lock();
+        let pool = &mut pools[part as usize];
+        let own = pool.clients.get(&client).copied().unwrap_or(0);
+        if !self.has_room(part, (own, pool.used), bytes) {
             return false;
         }
         pool.used += bytes;
@@ -194,14 +197,9 @@ impl Charge {
             return true;
         }
         // What has left the small part, or never fitted into it, is held in the large one.
-        let moved = if self.part == Part::Small {
-            bytes
-        } else {
-            more
-        };
-        let part = match self.part {
-            Part::Answer => Part::Answer,
-            Part::Small | Part::Large => Part::Large,
+        let (part, moved) = match self.part {
+            Part::Small => (Part::Large, bytes),
+            part => (part, more),
         };
         if !self.budget.try_take(part, self.client, moved) {
             return false;
