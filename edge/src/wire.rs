@@ -4,6 +4,7 @@
 //! too large never reaches it, and what a client sends while its request is computed waits here.
 
 mod absence;
+mod taking;
 
 use crate::head::{self, Framing};
 use crate::refusal::Refusal;
@@ -20,13 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use taking::Taking;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Bytes that are read at a time, and that are kept of what comes after a request.
 const MOST_BUFFERED: usize = head::MOST_BYTES;
-/// Bytes that a client takes in a second, on average over the time that it is waited for.
-const SLOWEST: u64 = 8 << 10;
 /// What a connection holds before its head is larger.
 const FIRST_BUFFER: usize = 1 << 10;
 
@@ -94,27 +94,6 @@ enum Phase {
     Ended,
 }
 
-/// A client that takes nothing, and when it is cut.
-struct Stall {
-    since: Instant,
-    end: Pin<Box<Sleep>>,
-}
-
-/// What a connection's client took so far.
-#[derive(Default)]
-struct Taking {
-    bytes: u64,
-    waited: Duration,
-}
-
-impl Taking {
-    /// How long the client may take nothing now: `most`, and less when it was slow before.
-    fn left(&self, most: Duration) -> Duration {
-        let paid = Duration::from_secs(self.bytes / SLOWEST);
-        (most + paid).saturating_sub(self.waited).min(most)
-    }
-}
-
 pub(crate) struct Wire {
     stream: TcpStream,
     times: Times,
@@ -125,9 +104,6 @@ pub(crate) struct Wire {
     seen: usize,
     /// When the head must be there.
     deadline: Pin<Box<Sleep>>,
-    /// The client takes nothing at present.
-    stalled: Option<Stall>,
-    /// For how long clients were waited for to take bytes, and how many they took.
     taking: Taking,
     is_1_1: bool,
     /// An answer has begun.
@@ -149,7 +125,6 @@ impl Wire {
             buffer: BytesMut::new(),
             seen: 0,
             deadline: Box::pin(sleep(times.idle)),
-            stalled: None,
             taking: Taking::default(),
             is_1_1: true,
             has_written: false,
@@ -327,9 +302,7 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
                     let bytes = written.as_ref().map_or(0, |&bytes| bytes as u64);
-                    self.taking.bytes += bytes;
-                    if let Some(stall) = self.stalled.take() {
-                        self.taking.waited += stall.since.elapsed();
+                    if self.taking.took(bytes) {
                         self.seat.is_now(Occupation::Working);
                     }
                     return Poll::Ready(written);
@@ -339,15 +312,11 @@ impl Wire {
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.stalled.is_none() {
+        if !self.taking.is_stalled() {
             // Clients that take nothing must not keep others out.
             self.seat.is_now(Occupation::Waiting);
         }
-        let stall = self.stalled.get_or_insert_with(|| Stall {
-            since: Instant::now(),
-            end: Box::pin(sleep(self.taking.left(self.times.write))),
-        });
-        if stall.end.as_mut().poll_elapsed(cx) {
+        if self.taking.poll_late(cx, self.times.write) {
             self.cut = Some("write_timeout");
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -485,25 +454,5 @@ impl hyper::rt::Write for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(SockRef::from(&self.stream).shutdown(Shutdown::Write))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_that_takes_a_little_now_and_then_has_less_time_each_time() {
-        let most = Duration::from_secs(60);
-        let after = |bytes, seconds| {
-            let waited = Duration::from_secs(seconds);
-            Taking { bytes, waited }.left(most).as_secs()
-        };
-        assert_eq!(after(0, 0), 60);
-        assert_eq!(after(100, 50), 10);
-        assert_eq!(after(200, 100), 0);
-        // Who takes 8 KiB/s has all the time, but no more than that for one wait.
-        assert_eq!(after(1000 * SLOWEST, 1000), 60);
-        assert_eq!(after(1000 * SLOWEST, 0), 60);
     }
 }
