@@ -2,14 +2,15 @@
 
 use crate::body::Body;
 use crate::refusal::Refusal;
-use crate::serve::{ResponseBody, Site};
+use crate::serve::{ResponseBody, Site, whole};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use std::fmt;
 use std::sync::Arc;
 
 /// Shows a registry in the OpenMetrics text format.
@@ -27,25 +28,33 @@ impl Site for Figures {
             "unknown_url",
             "there is GET /metrics here",
         );
-        missing
-            .into_response(true)
-            .map(|body| body.map_err(|never| match never {}).boxed_unsync())
+        missing.into_response(true).map(whole)
     }
 }
 
 impl Figures {
     fn show(&self) -> Response<Full<Bytes>> {
         let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.0) {
+        let written = encode(&mut text, &self.0);
+        openmetrics(written.map(|()| text))
+    }
+}
+
+/// Figures in the OpenMetrics text format as an answer, or that they could not be written.
+pub fn openmetrics(text: Result<String, fmt::Error>) -> Response<Full<Bytes>> {
+    match text {
+        Ok(text) => {
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        }
+        Err(error) => {
             tracing::error!(%error, "the metrics cannot be written");
             let message = "the metrics cannot be written; the log says why";
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Refusal::new(status, "internal", message).into_response(false);
+            Refusal::new(status, "internal", message).into_response(false)
         }
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        response
     }
 }

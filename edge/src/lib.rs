@@ -30,12 +30,12 @@ mod wire;
 
 pub use body::{Body, BodyLimits, BoxError, Client, Held};
 pub use budget::{Budget, BudgetOptions, Charge};
-pub use figures::Figures;
+pub use figures::{Figures, openmetrics};
 pub use metrics::Metrics;
 pub use policy::Policy;
 pub use refusal::{Refusal, cut, jittered};
 pub use resources::Resources;
-pub use serve::{Bounds, ResponseBody, Site, Stop, serve};
+pub use serve::{Bounds, ResponseBody, Site, Stop, serve, whole};
 pub use wire::Times;
 
 /// What the fuzz target of heads calls.

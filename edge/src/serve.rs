@@ -288,14 +288,14 @@ impl<S: Site> Edge<S> {
         let client = guest.client;
         head.extensions.insert(Client(client));
         let mut response = if let Some(answer) = self.site.at_once(&head) {
-            answer.map(boxed)
+            answer.map(whole)
         } else if guest.welcome == Welcome::AtOnce {
             let refusal = no_place();
             self.metrics.reject(Some(client.ip()), &refusal);
-            refusal.into_response(true).map(boxed)
+            refusal.into_response(true).map(whole)
         } else if let Err(refusal) = self.site.check(&head, client) {
             self.metrics.reject(Some(client.ip()), &refusal);
-            refusal.into_response(false).map(boxed)
+            refusal.into_response(false).map(whole)
         } else {
             let body = Body {
                 inner: body,
@@ -306,7 +306,7 @@ impl<S: Site> Edge<S> {
             let task = self.workers.spawn(answer);
             AbortOnDropHandle::new(task).await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a request's handler failed");
-                failed().into_response(true).map(boxed)
+                failed().into_response(true).map(whole)
             })
         };
         if exchange.has_chunks() || self.stop.leaving.is_cancelled() {
@@ -318,7 +318,8 @@ impl<S: Site> Edge<S> {
     }
 }
 
-fn boxed(body: Full<Bytes>) -> ResponseBody {
+/// A body that is there at once.
+pub fn whole(body: Full<Bytes>) -> ResponseBody {
     body.map_err(|never| match never {}).boxed_unsync()
 }
 

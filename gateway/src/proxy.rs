@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use visit::Visit;
 use zimage_edge::{
     Body, BodyLimits, Budget, BudgetOptions, Policy, Refusal, ResponseBody, Site, body, budget,
+    whole,
 };
 
 /// When to come again after an error that passes soon.
@@ -183,10 +184,6 @@ impl Site for Proxy {
         let response = answer.unwrap_or_else(|answer| answer.into_response().map(whole));
         visit.answered(response, deadline)
     }
-}
-
-fn whole(body: Full<Bytes>) -> ResponseBody {
-    body.map_err(|never| match never {}).boxed_unsync()
 }
 
 fn unknown() -> Answer {

@@ -5,17 +5,16 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use zimage_edge::{Body, Bounds, Refusal, ResponseBody, Site, Stop, Times};
+use zimage_edge::{Body, Bounds, Refusal, ResponseBody, Site, Stop, Times, openmetrics, whole};
 
 /// Connections at a time: the kubelet's, and those of a few that collect metrics.
 const CONNECTIONS: usize = 64;
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `/healthz`: the operator can go on. `/readyz`: it knows what it is to know and does what is to be done. What does not hold
 /// is the answer's text.
@@ -41,7 +40,7 @@ impl Site for Probes {
 
 impl Site for Figures {
     fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
-        (asked(head)? == "/metrics").then(|| shown(&self.0))
+        (asked(head)? == "/metrics").then(|| openmetrics(self.0.text()))
     }
 
     async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
@@ -64,28 +63,9 @@ fn told(holds: Result<(), String>) -> Response<Full<Bytes>> {
     response
 }
 
-fn shown(metrics: &Metrics) -> Response<Full<Bytes>> {
-    match metrics.text() {
-        Ok(text) => {
-            let mut response = Response::new(Full::new(Bytes::from(text)));
-            let kind = HeaderValue::from_static(OPENMETRICS);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "the metrics cannot be written");
-            let message = "the metrics cannot be written; the log says why";
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Refusal::new(status, "internal", message).into_response(false)
-        }
-    }
-}
-
 fn missing(what: &'static str) -> Response<ResponseBody> {
     let refusal = Refusal::new(StatusCode::NOT_FOUND, "unknown_url", what);
-    refusal
-        .into_response(true)
-        .map(|body| body.map_err(|never| match never {}).boxed_unsync())
+    refusal.into_response(true).map(whole)
 }
 
 /// Serves until `stop`.
@@ -114,6 +94,8 @@ pub async fn serve(
 mod tests {
     use super::*;
     use crate::leader::Lead;
+    use http::header;
+    use http_body_util::BodyExt;
     use std::net::Ipv4Addr;
 
     async fn get(site: &impl Site, path: &str) -> Option<(StatusCode, String, String)> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use prometheus_client::registry::Registry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use zimage_edge::{
     Body, BodyLimits, Bounds, Budget, BudgetOptions, Metrics, Policy, Refusal, ResponseBody, Site,
-    Stop, Times, body, serve,
+    Stop, Times, body, serve, whole,
 };
 
 /// Nothing takes longer, however busy the machine is.
@@ -50,8 +50,7 @@ impl Drop for Cancelled {
 }
 
 fn text(text: impl Into<Bytes>) -> Response<ResponseBody> {
-    let body = Full::new(text.into());
-    Response::new(body.map_err(|never| match never {}).boxed_unsync())
+    Response::new(whole(Full::new(text.into())))
 }
 
 impl Site for Echo {
@@ -68,8 +67,7 @@ impl Site for Echo {
         let held = match body::read(&self.budget, &head, body, BodyLimits::of(BODY)).await {
             Ok(held) => held,
             Err(refusal) => {
-                let refused = refusal.into_response(true);
-                return refused.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+                return refusal.into_response(true).map(whole);
             }
         };
         match head.uri.path() {
