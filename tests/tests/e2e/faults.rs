@@ -23,7 +23,5 @@ async fn is_ready(scene: &Scene, pod: &str) -> Result<bool> {
 
 /// How often its containers were started again.
 async fn restarts(scene: &Scene, pod: &str) -> Result<i32> {
-    let status = scene.pods().get(pod).await?.status.unwrap_or_default();
-    let statuses = status.container_statuses.unwrap_or_default();
-    Ok(statuses.iter().map(|status| status.restart_count).sum())
+    Ok(crate::scene::restarts(&scene.pods().get(pod).await?))
 }

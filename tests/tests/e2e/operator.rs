@@ -2,7 +2,7 @@
 
 use crate::images::{by_content, by_version, tag, variant};
 use crate::load::{answered_by, send};
-use crate::scene::{PATIENCE, Scene, tiers, with_scene_on};
+use crate::scene::{PATIENCE, Scene, restarts, tiers, with_scene_on};
 use crate::system::{Images, NAMESPACE, RELEASE, alone, chart, restored, upgrade};
 use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -32,21 +32,7 @@ const WITHOUT_LEADER: Duration = Duration::from_secs(2);
 
 /// Identity and restarts of every model and gateway pod.
 async fn pods(scene: &Scene) -> Result<BTreeSet<(String, i32)>> {
-    let mut pods = scene.gateway_pods().await?;
-    for tier in Tier::ALL {
-        pods.extend(scene.server_pods(tier).await?);
-    }
-    let restarts = |pod: &Pod| -> i32 {
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.container_statuses.as_ref());
-        statuses
-            .into_iter()
-            .flatten()
-            .map(|container| container.restart_count)
-            .sum()
-    };
+    let pods = scene.every_pod().await?;
     Ok(pods
         .iter()
         .map(|pod| (pod.uid().unwrap_or_default(), restarts(pod)))

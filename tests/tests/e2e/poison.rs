@@ -1,7 +1,7 @@
 //! A request that its pod does not survive.
 
 use crate::load::{answered_by, send};
-use crate::scene::{Scene, tiers, with_scene};
+use crate::scene::{Scene, restarts as of, tiers, with_scene};
 use crate::testserver::control;
 use anyhow::Result;
 use serde_json::json;
@@ -16,16 +16,7 @@ const MOST: i32 = 2;
 async fn restarts(scene: &Scene) -> Result<i32> {
     let mut restarts = 0;
     for tier in Tier::ALL {
-        for pod in scene.server_pods(tier).await? {
-            let statuses = pod
-                .status
-                .into_iter()
-                .flat_map(|status| status.container_statuses);
-            restarts += statuses
-                .flatten()
-                .map(|status| status.restart_count)
-                .sum::<i32>();
-        }
+        restarts += scene.server_pods(tier).await?.iter().map(of).sum::<i32>();
     }
     Ok(restarts)
 }

@@ -64,6 +64,15 @@ pub(crate) async fn with_scene_on(
     .await
 }
 
+/// How often a pod's containers were started again.
+pub(crate) fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| &status.container_statuses);
+    statuses.flatten().map(|status| status.restart_count).sum()
+}
+
 impl Scene {
     pub(crate) fn objects(&self) -> Api<ZImageDeployment> {
         Api::namespaced(self.client.clone(), &self.namespace)
@@ -154,6 +163,15 @@ impl Scene {
             labels::COMPONENT
         ))
         .await
+    }
+
+    /// Those of both tiers and of the gateway.
+    pub(crate) async fn every_pod(&self) -> Result<Vec<Pod>> {
+        let mut pods = self.gateway_pods().await?;
+        for tier in Tier::ALL {
+            pods.extend(self.server_pods(tier).await?);
+        }
+        Ok(pods)
     }
 
     async fn live_pods(&self, selector: &str) -> Result<Vec<Pod>> {

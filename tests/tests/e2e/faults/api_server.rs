@@ -1,10 +1,9 @@
 //! The control plane is away, or slow, for minutes.
 
 use crate::load::{answered_by, during};
-use crate::scene::{Scene, condition, tiers, with_scene_on};
+use crate::scene::{condition, restarts, tiers, with_scene_on};
 use crate::system::alone;
 use anyhow::Result;
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -62,29 +61,11 @@ async fn withstands(outage: impl Future<Output = Result<()>>) -> Result<()> {
         );
         assert!(took <= CURRENT, "current after {took:?}");
         assert_eq!(scene.server_pods(Tier::Fallback).await?.len(), 2);
-        assert_eq!(restarts(scene).await?, 0);
+        let pods = scene.every_pod().await?;
+        assert_eq!(pods.iter().map(restarts).sum::<i32>(), 0);
         Ok(())
     })
     .await
-}
-
-async fn restarts(scene: &Scene) -> Result<i32> {
-    let mut pods = scene.gateway_pods().await?;
-    for tier in Tier::ALL {
-        pods.extend(scene.server_pods(tier).await?);
-    }
-    let of = |pod: &Pod| -> i32 {
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.container_statuses.as_ref());
-        statuses
-            .into_iter()
-            .flatten()
-            .map(|status| status.restart_count)
-            .sum()
-    };
-    Ok(pods.iter().map(of).sum())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
