@@ -51,8 +51,7 @@ pub struct Shared {
 
 /// Reconciles the deployments of one scope for ever. Its lists must be whole: an incomplete one would look like missing
 /// children.
-pub async fn run(shared: Shared, scope: Arc<Scope>) {
-    let observer = Arc::new(Observer::new(Arc::clone(&shared.metrics)));
+pub async fn run(shared: Shared, scope: Arc<Scope>, observer: Arc<Observer>) {
     let (changed, decisions) = mpsc::channel(DECISIONS);
     let context = Arc::new(Context {
         client: shared.client,

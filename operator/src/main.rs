@@ -19,6 +19,7 @@ use zimage_operator::health::Health;
 use zimage_operator::http;
 use zimage_operator::leader::{Election, Lead};
 use zimage_operator::metrics::Metrics;
+use zimage_operator::observe::{DecisionGauges, Observer};
 use zimage_operator::watches::Scope;
 
 /// How often it is told what the operator still waits for.
@@ -61,7 +62,15 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     let writes = client::guarded(&config, lead.clone())?;
     let scopes = follow(args, &reads);
     let health = Arc::new(Health::new(scopes.clone(), lead.clone()));
-    let metrics = Arc::new(Metrics::new().with(Arc::clone(&health)));
+    let metrics = Metrics::new();
+    let observers: Vec<_> = scopes
+        .iter()
+        .map(|_| Arc::new(Observer::new(metrics.scrapes())))
+        .collect();
+    let metrics = metrics
+        .with(Arc::clone(&health))
+        .with(DecisionGauges(observers.clone()));
+    let metrics = Arc::new(metrics);
     let probes = http::serve(args.listen, http::Probes(Arc::clone(&health)), stop.clone());
     let figures = http::serve(
         args.metrics_listen,
@@ -77,6 +86,7 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
         let lease = (args.lease_namespace.as_str(), args.lease_name.as_str());
         let election = Election::new(reads, lease, &args.identity, move || turns.election_turns());
         let shared = shared(args, writes, metrics);
+        let scopes = scopes.into_iter().zip(observers).collect();
         lead_on(election, lead, shared, scopes, stop).await
     };
     tokio::try_join!(
@@ -153,7 +163,7 @@ async fn lead_on(
     mut election: Election,
     lead: Lead,
     shared: Shared,
-    scopes: Vec<Arc<Scope>>,
+    scopes: Vec<(Arc<Scope>, Arc<Observer>)>,
     stop: &CancellationToken,
 ) -> Result<()> {
     tracing::info!("waiting for the lead");
@@ -166,7 +176,7 @@ async fn lead_on(
     shared.metrics.leads(true);
     let controllers = scopes
         .into_iter()
-        .map(|scope| controller::run(shared.clone(), scope));
+        .map(|(scope, observer)| controller::run(shared.clone(), scope, observer));
     tokio::select! {
         _ = join_all(controllers) => {}
         // Another replica acts from now on; ending the process is the surest way to stop acting.

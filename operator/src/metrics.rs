@@ -1,10 +1,8 @@
 //! The operator's own figures, `zimage_operator_*`.
 
-use crate::observe::{Decision, OUTCOMES};
-use crate::reconcile::Cause;
-use crate::traffic::{Load, REASONS, TierObservation};
-use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
+use crate::observe::ScrapeMetrics;
+use crate::reconcile::{Cause, DeploymentRef};
+use crate::traffic::REASONS;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,13 +10,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
-
-type Ratio = Gauge<f64, AtomicU64>;
-type Seconds = Gauge<f64, AtomicU64>;
+use zimage_crds::{TrafficState, ZImageDeploymentStatus};
 
 /// All figures and the registry that shows them.
 pub struct Metrics {
@@ -26,28 +22,10 @@ pub struct Metrics {
     reconcile_duration: Histogram,
     reconcile_failures: Family<CauseLabels, Counter>,
     leader: Gauge,
-    tier_weight: Family<TierLabels, Gauge>,
-    tier_ready_pods: Family<TierLabels, Gauge>,
-    tier_utilization: Family<TierLabels, Ratio>,
-    tier_waiting: Family<TierLabels, Gauge>,
-    tier_figures_age: Family<TierLabels, Seconds>,
-    gateway_knowledge_age: Family<DeploymentLabels, Seconds>,
     shifts: Family<ShiftLabels, Counter>,
-    scrape_failures: Family<OutcomeLabels, Counter>,
-    scraped_bytes: Counter,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TierLabels {
-    namespace: String,
-    name: String,
-    tier: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DeploymentLabels {
-    namespace: String,
-    name: String,
+    /// The deployments that have shifts.
+    shifted: Mutex<HashSet<DeploymentRef>>,
+    scrapes: ScrapeMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,11 +34,6 @@ struct ShiftLabels {
     name: String,
     state: &'static str,
     reason: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,15 +49,9 @@ impl Metrics {
             reconcile_duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             reconcile_failures: Family::default(),
             leader: Gauge::default(),
-            tier_weight: Family::default(),
-            tier_ready_pods: Family::default(),
-            tier_utilization: Family::default(),
-            tier_waiting: Family::default(),
-            tier_figures_age: Family::default(),
-            gateway_knowledge_age: Family::default(),
             shifts: Family::default(),
-            scrape_failures: Family::default(),
-            scraped_bytes: Counter::default(),
+            shifted: Mutex::default(),
+            scrapes: ScrapeMetrics::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -103,49 +70,7 @@ impl Metrics {
             "1 while this process acts, 0 while it waits",
             metrics.leader.clone(),
         );
-        registry.register(
-            "tier_weight",
-            "Weight in force",
-            metrics.tier_weight.clone(),
-        );
-        registry.register(
-            "tier_ready_pods",
-            "Pods that are ready",
-            metrics.tier_ready_pods.clone(),
-        );
-        registry.register(
-            "tier_gpu_utilization_ratio",
-            "Mean GPU utilisation of the ready pods; absent without fresh figures",
-            metrics.tier_utilization.clone(),
-        );
-        registry.register(
-            "tier_requests_waiting",
-            "Requests that wait in the ready pods; absent without fresh figures",
-            metrics.tier_waiting.clone(),
-        );
-        registry.register_with_unit(
-            "tier_figures_age",
-            "Age of the oldest figures among the ready pods; above 5 seconds they move nothing",
-            Unit::Seconds,
-            metrics.tier_figures_age.clone(),
-        );
-        registry.register_with_unit(
-            "gateway_knowledge_age",
-            "Age of the oldest of what the ready gateway pods route by; above 120 seconds TrafficReady is False",
-            Unit::Seconds,
-            metrics.gateway_knowledge_age.clone(),
-        );
-        registry.register(
-            "scrape_failures",
-            "Pods' metrics that could not be read, by cause",
-            metrics.scrape_failures.clone(),
-        );
-        registry.register_with_unit(
-            "scraped",
-            "Bytes that were read of pods' metrics",
-            Unit::Bytes,
-            metrics.scraped_bytes.clone(),
-        );
+        metrics.scrapes.register(&mut registry);
         registry.register(
             "shifts",
             "Changes of the traffic's state, by the new state",
@@ -157,11 +82,6 @@ impl Metrics {
                     .reconcile_failures
                     .get_or_create(&CauseLabels { cause }),
             );
-        }
-        for outcome in OUTCOMES {
-            // A counter that is there from the start can be alarmed on.
-            let labels = OutcomeLabels { outcome };
-            metrics.scrape_failures.get_or_create(&labels).inc_by(0);
         }
         Self {
             registry,
@@ -202,79 +122,15 @@ impl Metrics {
         self.reconcile_failures.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn scraped(&self, bytes: usize) {
-        self.scraped_bytes
-            .inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    /// The counters of those who read pods' metrics.
+    pub fn scrapes(&self) -> ScrapeMetrics {
+        self.scrapes.clone()
     }
 
-    pub(crate) fn scrape_failed(&self, outcome: &'static str) {
-        let labels = OutcomeLabels { outcome };
-        self.scrape_failures.get_or_create(&labels).inc();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn scraped_bytes(&self) -> u64 {
-        self.scraped_bytes.get()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn scrape_failures(&self, outcome: &'static str) -> u64 {
-        let labels = OutcomeLabels { outcome };
-        self.scrape_failures.get_or_create(&labels).get()
-    }
-
-    /// Shows a decision and the figures that it rests on.
-    pub(crate) fn decided(&self, deployment: &ObjectRef<ZImageDeployment>, decision: &Decision) {
-        let weights = decision.memory.weights();
-        let observation = &decision.observation;
-        for (tier, weight, seen) in [
-            (Tier::Primary, weights.primary, &observation.primary),
-            (Tier::Fallback, weights.fallback, &observation.fallback),
-        ] {
-            let labels = labels(deployment, tier);
-            self.tier_weight
-                .get_or_create(&labels)
-                .set(i64::from(weight));
-            self.show(&labels, seen);
-        }
-        let gateway = deployment_labels(deployment);
-        match decision.knowledge.age {
-            Some(age) => drop(self.gateway_knowledge_age.get_or_create(&gateway).set(age)),
-            None => drop(self.gateway_knowledge_age.remove(&gateway)),
-        }
-    }
-
-    fn show(&self, labels: &TierLabels, seen: &TierObservation) {
-        self.tier_ready_pods
-            .get_or_create(labels)
-            .set(i64::from(seen.ready_pods));
-        if seen.ready_pods > 0 {
-            self.tier_figures_age
-                .get_or_create(labels)
-                .set(seen.figures_age.as_secs_f64());
-        } else {
-            self.tier_figures_age.remove(labels);
-        }
-        match seen.load {
-            Load::Fresh {
-                utilization,
-                waiting,
-            } => {
-                self.tier_utilization.get_or_create(labels).set(utilization);
-                self.tier_waiting
-                    .get_or_create(labels)
-                    .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-            }
-            Load::Stale | Load::NoGpu => {
-                self.tier_utilization.remove(labels);
-                self.tier_waiting.remove(labels);
-            }
-        }
-    }
-
+    /// Counts a change of the traffic's state.
     pub(crate) fn shifted(
         &self,
-        owner: &ZImageDeployment,
+        deployment: &DeploymentRef,
         before: &ZImageDeploymentStatus,
         after: &ZImageDeploymentStatus,
     ) {
@@ -283,37 +139,26 @@ impl Metrics {
             return;
         };
         if state(before).is_some_and(|before| before != traffic.state) {
-            let labels = ShiftLabels {
-                namespace: owner.namespace().unwrap_or_default(),
-                name: owner.name_any(),
-                state: traffic.state.as_str(),
-                reason: traffic.reason.clone(),
-            };
+            let labels = labels(deployment, traffic.state, traffic.reason.clone());
             self.shifts.get_or_create(&labels).inc();
+            self.lock_shifted().insert(deployment.clone());
         }
     }
 
-    /// Takes out the figures of a deployment that is gone.
-    pub(crate) fn forget(&self, deployment: &ObjectRef<ZImageDeployment>) {
-        self.gateway_knowledge_age
-            .remove(&deployment_labels(deployment));
-        for tier in Tier::ALL {
-            let labels = labels(deployment, tier);
-            self.tier_weight.remove(&labels);
-            self.tier_ready_pods.remove(&labels);
-            self.tier_utilization.remove(&labels);
-            self.tier_waiting.remove(&labels);
-            self.tier_figures_age.remove(&labels);
-        }
-        for (state, reason) in REASONS {
-            let labels = ShiftLabels {
-                namespace: deployment.namespace.clone().unwrap_or_default(),
-                name: deployment.name.clone(),
-                state: state.as_str(),
-                reason: reason.as_str().to_owned(),
-            };
-            self.shifts.remove(&labels);
-        }
+    /// Takes out the shifts of deployments that are gone.
+    pub(crate) fn forget(&self, exists: impl Fn(&DeploymentRef) -> bool) {
+        self.lock_shifted().retain(|deployment| {
+            let stays = exists(deployment);
+            for (state, reason) in REASONS.into_iter().filter(|_| !stays) {
+                let labels = labels(deployment, state, reason.as_str().to_owned());
+                self.shifts.remove(&labels);
+            }
+            stays
+        });
+    }
+
+    fn lock_shifted(&self) -> MutexGuard<'_, HashSet<DeploymentRef>> {
+        self.shifted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -323,18 +168,12 @@ impl Default for Metrics {
     }
 }
 
-fn deployment_labels(deployment: &ObjectRef<ZImageDeployment>) -> DeploymentLabels {
-    DeploymentLabels {
+fn labels(deployment: &DeploymentRef, state: TrafficState, reason: String) -> ShiftLabels {
+    ShiftLabels {
         namespace: deployment.namespace.clone().unwrap_or_default(),
         name: deployment.name.clone(),
-    }
-}
-
-fn labels(deployment: &ObjectRef<ZImageDeployment>, tier: Tier) -> TierLabels {
-    TierLabels {
-        namespace: deployment.namespace.clone().unwrap_or_default(),
-        name: deployment.name.clone(),
-        tier: tier.as_str(),
+        state: state.as_str(),
+        reason,
     }
 }
 
@@ -342,17 +181,13 @@ fn labels(deployment: &ObjectRef<ZImageDeployment>, tier: Tier) -> TierLabels {
 mod tests {
     use super::*;
     use serde_json::json;
+    use zimage_crds::Reason;
 
     #[test]
     fn nothing_is_left_of_a_deployment_that_is_gone() {
         let metrics = Metrics::new();
-        let tier = json!({"model": {"variant": "Turbo", "source": {"persistentVolumeClaim": {"claimName": "m"}}}});
-        let owner: ZImageDeployment = serde_json::from_value(json!({
-            "apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageDeployment",
-            "metadata": {"name": "fox", "namespace": "art"}, "spec": {"primary": tier},
-        }))
-        .unwrap();
-        let status = |(state, reason): (zimage_crds::TrafficState, zimage_crds::Reason)| -> ZImageDeploymentStatus {
+        let fox = DeploymentRef::new("fox").within("art");
+        let status = |(state, reason): (TrafficState, Reason)| -> ZImageDeploymentStatus {
             serde_json::from_value(json!({"traffic": {
                 "weights": {"primary": 1, "fallback": 0}, "split": "1/0", "state": state.as_str(),
                 "reason": reason.as_str(), "since": "2026-01-01T00:00:00Z",
@@ -361,11 +196,12 @@ mod tests {
         };
         for before in REASONS {
             for after in REASONS {
-                metrics.shifted(&owner, &status(before), &status(after));
+                metrics.shifted(&fox, &status(before), &status(after));
             }
         }
+        metrics.forget(|_| true);
         assert!(metrics.text().unwrap().contains("\"fox\""));
-        metrics.forget(&ObjectRef::from_obj(&owner));
+        metrics.forget(|_| false);
         let left = metrics.text().unwrap();
         assert!(!left.contains("\"fox\""), "{left}");
     }

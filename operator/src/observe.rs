@@ -8,6 +8,7 @@
 //! rounds do not wait for each other: pods that never answer make the figures of their own deployment old, and no other's.
 
 mod exposition;
+mod metrics;
 mod sample;
 mod scrape;
 
@@ -15,7 +16,6 @@ mod scrape;
 mod tests;
 
 use crate::clock::Moment;
-use crate::metrics::Metrics;
 use crate::reconcile::build::Part;
 use crate::traffic::{self, Memory, Observation, Policy};
 use futures::stream::{self, FuturesUnordered, StreamExt};
@@ -23,15 +23,15 @@ use kube::runtime::reflector::ObjectRef;
 use sample::Samples;
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use zimage_crds::{Tier, TrafficStatus, ZImageDeployment};
 
 pub use exposition::{KNOWLEDGE_AGE, UTILIZATION, WAITING};
+pub use metrics::{DecisionGauges, ScrapeMetrics};
 pub use sample::{Knowledge, PodTarget, Targets};
-pub(crate) use scrape::OUTCOMES;
 
 type DeploymentRef = ObjectRef<ZImageDeployment>;
 
@@ -48,7 +48,7 @@ const CONNECTIONS: usize = 512;
 
 /// The traffic decisions of all deployments.
 pub struct Observer {
-    metrics: Arc<Metrics>,
+    metrics: ScrapeMetrics,
     connections: Semaphore,
     watched: Mutex<HashMap<DeploymentRef, Watched>>,
 }
@@ -102,8 +102,8 @@ impl Decision {
 }
 
 impl Observer {
-    /// An observer of nothing. What it sees and decides is shown in `metrics`.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// An observer of nothing, which counts what it reads in `metrics`.
+    pub fn new(metrics: ScrapeMetrics) -> Self {
         Self {
             metrics,
             connections: Semaphore::new(CONNECTIONS),
@@ -140,8 +140,16 @@ impl Observer {
         entry.gateway.follow(situation.gateway, now.monotonic);
         let decision = entry.decide(now);
         entry.published = Some(decision.clone());
-        self.metrics.decided(deployment, &decision);
         decision
+    }
+
+    /// Each deployment's decision in force, and what is seen of it now.
+    fn in_force(&self, now: Moment) -> Vec<(DeploymentRef, Decision)> {
+        let watched = self.lock();
+        let decisions = watched
+            .iter()
+            .map(|(deployment, entry)| (deployment.clone(), entry.in_force(now)));
+        decisions.collect()
     }
 
     /// Reads all pods each second, for ever, and sends each deployment whose decision changed.
@@ -175,13 +183,7 @@ impl Observer {
     }
 
     fn forget_the_gone(&self, exists: impl Fn(&DeploymentRef) -> bool) {
-        self.lock().retain(|deployment, _| {
-            let stays = exists(deployment);
-            if !stays {
-                self.metrics.forget(deployment);
-            }
-            stays
-        });
+        self.lock().retain(|deployment, _| exists(deployment));
     }
 
     /// The deployments of which no round is on its way, each with its pods, and takes note that one is now.
@@ -213,7 +215,7 @@ impl Observer {
         let Ok(_place) = self.connections.acquire().await else {
             return;
         };
-        let outcome = scrape::scrape(pod.address, |bytes| self.metrics.scraped(bytes)).await;
+        let outcome = scrape::scrape(pod.address, |bytes| self.metrics.read(bytes)).await;
         let mut watched = self.lock();
         let Some(entry) = watched.get_mut(deployment) else {
             return;
@@ -222,7 +224,7 @@ impl Observer {
         match outcome {
             Ok(figures) => samples.record(&pod, figures, Instant::now()),
             Err(error) => {
-                self.metrics.scrape_failed(error.outcome());
+                self.metrics.failed(error.outcome());
                 // Once for each pod: a tenant with pods that never answer fills no log.
                 if samples.fail(&pod) {
                     tracing::warn!(%deployment, pod = pod.name, %error, "failed to read a pod's figures");
@@ -239,7 +241,6 @@ impl Observer {
         };
         entry.is_being_read = false;
         let decision = entry.decide(now);
-        self.metrics.decided(deployment, &decision);
         let published = entry.published.as_ref();
         !published.is_some_and(|published| decision.shows_the_same(published))
     }
@@ -252,15 +253,23 @@ impl Observer {
 
 impl Watched {
     fn decide(&mut self, now: Moment) -> Decision {
-        let observation = Observation {
-            primary: self.primary.observe(now.monotonic),
-            fallback: self.fallback.observe(now.monotonic),
-        };
+        let observation = self.observe(now);
         self.memory = traffic::decide(&self.policy, &observation, &self.memory, now);
+        self.in_force(now)
+    }
+
+    fn in_force(&self, now: Moment) -> Decision {
         Decision {
             memory: self.memory.clone(),
-            observation,
+            observation: self.observe(now),
             knowledge: self.gateway.knowledge(now.monotonic),
+        }
+    }
+
+    fn observe(&self, now: Moment) -> Observation {
+        Observation {
+            primary: self.primary.observe(now.monotonic),
+            fallback: self.fallback.observe(now.monotonic),
         }
     }
 

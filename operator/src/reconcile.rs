@@ -263,7 +263,8 @@ impl Context {
                 return Err(error.into());
             }
         };
-        self.metrics.shifted(owner, before, &after);
+        self.metrics
+            .shifted(&DeploymentRef::from_obj(owner), before, &after);
         for event in events::between(before, &after) {
             // A lost event is no reason to reconcile again.
             if let Err(error) = self.recorder.publish(&event, &owner.object_ref(&())).await {
@@ -295,6 +296,7 @@ impl Context {
     pub fn forget(&self, exists: impl Fn(&DeploymentRef) -> bool) {
         self.lock_written()
             .retain(|deployment, _| exists(deployment));
+        self.metrics.forget(&exists);
         self.failures.retain(exists);
     }
 }

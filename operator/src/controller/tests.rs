@@ -57,7 +57,8 @@ async fn lead(client: &Client, scope: Arc<Scope>) {
     while !scope.is_whole() {
         sleep(SECOND / 10).await;
     }
-    run(shared, scope).await;
+    let observer = Arc::new(Observer::new(shared.metrics.scrapes()));
+    run(shared, scope, observer).await;
 }
 
 #[tokio::test(start_paused = true)]

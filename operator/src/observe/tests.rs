@@ -1,8 +1,10 @@
 //! What the pods of one tenant can do to another's figures. Real sockets.
 
 use super::*;
+use crate::metrics::Metrics;
 use crate::traffic::Load;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -95,7 +97,7 @@ async fn watch_until(observer: &Observer, mut is_enough: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn five_hundred_silent_pods_of_one_tenant_do_not_make_another_tenants_figures_old() {
-    let observer = Observer::new(Arc::default());
+    let observer = Observer::new(ScrapeMetrics::default());
     let answers = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&answers);
     let honest = pod(move |stream| idle(stream, Arc::clone(&counted))).await;
@@ -121,29 +123,76 @@ async fn five_hundred_silent_pods_of_one_tenant_do_not_make_another_tenants_figu
 
 #[tokio::test]
 async fn garbage_without_end_is_read_to_the_bound_and_counts_as_no_answer() {
-    let metrics = Arc::new(Metrics::new());
-    let observer = Observer::new(Arc::clone(&metrics));
+    let metrics = ScrapeMetrics::default();
+    let observer = Observer::new(metrics.clone());
     follow(&observer, "hostile", pod(garbage).await, 64);
-    let failed = || metrics.scrape_failures("too_large") + metrics.scrape_failures("late");
+    let failed = || metrics.failures("too_large") + metrics.failures("late");
     watch_until(&observer, || failed() >= 64).await;
     let most = (failed() + CONCURRENT_PODS as u64) * (scrape::MAX_BYTES as u64 + (16 << 10));
-    let read = metrics.scraped_bytes();
+    let read = metrics.bytes();
     assert!(read <= most, "{read} of {most} bytes");
-    assert!(metrics.scrape_failures("too_large") > 0);
+    assert!(metrics.failures("too_large") > 0);
+}
+
+/// The samples of one gauge of the operator, without its labels' namespace and name.
+fn samples(metrics: &Metrics, gauge: &str) -> Vec<String> {
+    let text = metrics.text().unwrap();
+    let prefix = format!("zimage_operator_{gauge}{{namespace=\"art\",name=\"fox\",");
+    let lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+    lines.map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn figures_are_shown_as_they_are_now_and_go_with_their_deployment() {
-    let metrics = Arc::new(Metrics::new());
-    let observer = Observer::new(Arc::clone(&metrics));
+    let observer = Arc::new(Observer::new(ScrapeMetrics::default()));
+    let metrics = Metrics::new().with(DecisionGauges(vec![Arc::clone(&observer)]));
     let answers = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&answers);
     let honest = pod(move |stream| idle(stream, Arc::clone(&counted))).await;
     follow(&observer, "art", honest, 1);
-    let utilization = "zimage_operator_tier_gpu_utilization_ratio{namespace=\"art\",name=\"fox\",tier=\"primary\"} 0.1\n";
-    assert!(!metrics.text().unwrap().contains(utilization));
+    let utilization = || samples(&metrics, "tier_gpu_utilization_ratio");
+    assert!(utilization().is_empty());
     // Nothing is reconciled meanwhile.
-    watch_until(&observer, || metrics.text().unwrap().contains(utilization)).await;
+    watch_until(&observer, || !utilization().is_empty()).await;
+    assert_eq!(utilization(), [r#"tier="primary"} 0.1"#]);
     observer.forget_the_gone(|_| false);
     assert!(!metrics.text().unwrap().contains("\"fox\""));
+}
+
+#[test]
+fn figures_are_those_of_the_last_answer_and_grow_old_without_one() {
+    let observer = Arc::new(Observer::new(ScrapeMetrics::default()));
+    let metrics = Metrics::new().with(DecisionGauges(vec![Arc::clone(&observer)]));
+    let address = SocketAddr::from(([10, 0, 0, 1], 9090));
+    follow(&observer, "art", address, 1);
+    let pod = PodTarget {
+        name: "pod-0".to_owned(),
+        address,
+    };
+    let answers = |waiting, at| {
+        let figures = exposition::Figures {
+            utilization: Some(0.5),
+            waiting,
+            knowledge_age: None,
+        };
+        let mut watched = observer.lock();
+        let entry = watched.get_mut(&deployment("art")).unwrap();
+        entry.primary.record(&pod, figures, at);
+    };
+    let now = Instant::now();
+    for waiting in [3, 7] {
+        answers(waiting, now);
+        let shown = format!(r#"tier="primary"}} {waiting}"#);
+        assert_eq!(samples(&metrics, "tier_requests_waiting"), [shown]);
+    }
+    // Neither a reconciliation nor a round of reading comes in between.
+    answers(7, now.checked_sub(Duration::from_secs(60)).unwrap());
+    assert!(samples(&metrics, "tier_requests_waiting").is_empty());
+    let ages = samples(&metrics, "tier_figures_age_seconds");
+    let age = ages[0].rsplit_once(' ').unwrap().1.parse::<f64>().unwrap();
+    assert!(age >= 60.0, "{age}");
+    assert_eq!(
+        samples(&metrics, "tier_weight"),
+        [r#"tier="primary"} 100"#, r#"tier="fallback"} 0"#]
+    );
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fake_api::{self, Call, refusal};
+use crate::observe::ScrapeMetrics;
 use crate::reconcile::build::kinds;
 use axum::http::Method;
 use k8s_openapi::api::core::v1::Pod;
@@ -66,7 +67,7 @@ impl Stage {
         let images = |name: &str| format!("{name}:1");
         let context = Context {
             caches: caches(children, pods),
-            observer: Arc::new(Observer::new(Arc::default())),
+            observer: Arc::new(Observer::new(ScrapeMetrics::default())),
             images: DefaultImages {
                 server: images("server"),
                 server_cuda: images("server-cuda"),

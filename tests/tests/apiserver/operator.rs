@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use zimage_crds::ZImageDeployment;
 use zimage_operator::args::{Args, DefaultImages};
 use zimage_operator::controller::{self, Shared};
+use zimage_operator::observe::Observer;
 use zimage_operator::watches::Scope;
 use zimage_tests::manifest::{Change, valid};
 use zimage_tests::wait;
@@ -43,9 +44,10 @@ async fn with_operator(test: impl AsyncFnOnce(&Namespaced) -> Result<()>) -> Res
             metrics: Arc::default(),
             client: client.clone(),
         };
+        let observer = Arc::new(Observer::new(shared.metrics.scrapes()));
         let namespaced = Namespaced { client, namespace };
         tokio::select! {
-            () = controller::run(shared, scope) => anyhow::bail!("the operator ended"),
+            () = controller::run(shared, scope, observer) => anyhow::bail!("the operator ended"),
             outcome = test(&namespaced) => outcome,
         }
     })
