@@ -6,7 +6,9 @@
 //! └── status   conditions · tiers · traffic (weights, state, reason)      what the operator decided
 //! ```
 //!
-//! Invariants: types and CEL rules only, no behaviour and no I/O; `yaml/` is generated from these types
+//! Beside it: labels ([`labels`]) and what the programs agree on ([`contract`]).
+//!
+//! Invariants: types, CEL rules and constants only, no behaviour and no I/O; `yaml/` is generated from these types
 //! (`cargo run -p zimage-crds > crds/yaml/zimagedeployments.yaml`) and never edited by hand.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -16,9 +18,11 @@
 )]
 
 mod condition;
+pub mod contract;
 mod deployment;
 pub mod labels;
 mod limits;
+mod per_tier;
 mod status;
 mod tier;
 mod traffic;
@@ -29,6 +33,7 @@ mod documentation;
 pub use condition::{ConditionType, Reason};
 pub use deployment::{GatewaySpec, UpgradePolicy, ZImageDeployment, ZImageDeploymentSpec};
 pub use limits::LimitsSpec;
+pub use per_tier::PerTier;
 pub use status::{GatewayStatus, TierStatus, TrafficState, TrafficStatus, ZImageDeploymentStatus};
 pub use tier::{
     Device, EngineSpec, GpuSpec, ModelSource, ModelSpec, PersistentVolumeClaimSource, Precision,

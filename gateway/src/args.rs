@@ -4,6 +4,7 @@ use crate::proxy::Bounds;
 use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
 use std::time::Duration;
+use zimage_crds::contract::MAX_BODY_BYTES;
 use zimage_edge::{Policy, Resources};
 
 /// Sends requests to the tiers of one ZImageDeployment.
@@ -34,7 +35,7 @@ pub struct Args {
     )]
     pub request_timeout_seconds: u64,
     /// Largest request body.
-    #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BODY_BYTES", default_value_t = 32 << 20)]
+    #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BODY_BYTES", default_value_t = MAX_BODY_BYTES)]
     pub max_body_bytes: usize,
     /// Memory for the bodies of all requests at a time, taken as they come; a request that finds no room is answered 503.
     /// A quarter of the memory that the process may use, unless it is given.

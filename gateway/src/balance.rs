@@ -4,33 +4,35 @@
 //! gains its weight, the richest is chosen and pays the sum. Every run of `sum` turns has each tier exactly as often as
 //! its weight says, spread evenly.
 
-use zimage_crds::{Tier, Weights};
+use zimage_crds::{PerTier, Tier, Weights};
 
 /// The state between two requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balancer {
-    credit: [i64; 2],
-    weights: [i64; 2],
+    credit: PerTier<i64>,
+    weights: PerTier<i64>,
 }
 
 impl Balancer {
     /// The tier of the next request. Weights that are both 0 give the primary.
     pub fn next(&mut self, weights: Weights) -> Tier {
-        let weights =
-            [i64::from(weights.primary), i64::from(weights.fallback)].map(|weight| weight.max(0));
+        let weights = PerTier::from(weights).map(|_, weight| i64::from(weight).max(0));
         if weights != self.weights {
             // Credit that was earned under other weights would distort the first turns of the new ones.
             *self = Self {
-                credit: [0; 2],
+                credit: PerTier::default(),
                 weights,
             };
         }
-        for (credit, weight) in self.credit.iter_mut().zip(weights) {
-            *credit += weight;
+        for (tier, weight) in weights.iter() {
+            self.credit[tier] += weight;
         }
-        let chosen = usize::from(self.credit[1] > self.credit[0]);
-        self.credit[chosen] -= weights.iter().sum::<i64>();
-        Tier::ALL[chosen]
+        let chosen = match self.credit.fallback > self.credit.primary {
+            true => Tier::Fallback,
+            false => Tier::Primary,
+        };
+        self.credit[chosen] -= weights.primary + weights.fallback;
+        chosen
     }
 }
 

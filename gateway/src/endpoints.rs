@@ -2,6 +2,7 @@
 
 use http::Method;
 use http::method::Method as M;
+use zimage_crds::contract::{HEALTHZ_PATH, READYZ_PATH};
 
 /// What a path is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ type Endpoint = (&'static str, (&'static [Method], &'static str), Kind);
 const TABLE: [Endpoint; 4] = [
     ("/v1/images/generations", WRITE, Kind::Images),
     ("/v1/models", READ, Kind::Models),
-    ("/healthz", READ, Kind::Healthz),
-    ("/readyz", READ, Kind::Readyz),
+    (HEALTHZ_PATH, READ, Kind::Healthz),
+    (READYZ_PATH, READ, Kind::Readyz),
 ];
 
 /// What a request asks for.

@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tower::BoxError;
-use zimage_crds::Tier;
+use zimage_crds::{PerTier, Tier};
 
 /// When to come again after an error that passes soon.
 const SOON: Duration = Duration::from_secs(1);
@@ -68,7 +68,7 @@ pub struct Forward {
     pods: Pods,
     balancer: Mutex<Balancer>,
     /// Requests that each tier was asked for.
-    turns: [AtomicUsize; 2],
+    turns: PerTier<AtomicUsize>,
     budget: Mutex<Budget>,
     ledger: Mutex<Ledger>,
     digests: RandomState,
@@ -90,7 +90,7 @@ impl Forward {
             pods: Pods::new(metrics.clone()),
             metrics,
             balancer: Mutex::default(),
-            turns: Default::default(),
+            turns: PerTier::default(),
             budget: Mutex::new(Budget::new(now())),
             ledger: Mutex::default(),
             digests: RandomState::new(),
@@ -280,10 +280,6 @@ impl Forward {
             .collect()
     }
 
-    fn turn(&self, tier: Tier) -> &AtomicUsize {
-        &self.turns[usize::from(tier == Tier::Fallback)]
-    }
-
     /// A connection to the best pod that takes one. Pods come and go during a request: each time they are looked at anew.
     async fn connect(
         &self,
@@ -293,14 +289,14 @@ impl Forward {
     ) -> Option<hedge::Reached> {
         let topology = self.topology()?;
         let pods = self.pods.of(&topology);
-        let turn = |tier| self.turn(tier).load(Ordering::Relaxed);
+        let turn = |tier| self.turns[tier].load(Ordering::Relaxed);
         let order = journey.next(&self.contestants(&topology), turn);
         let order: Vec<_> = order
             .into_iter()
             .filter_map(|candidate| Some((candidate.tier, Arc::clone(pods.get(&candidate.pod)?))))
             .collect();
         let reached = hedge::connect(order, class, is_fresh, &self.metrics).await?;
-        self.turn(reached.tier).fetch_add(1, Ordering::Relaxed);
+        self.turns[reached.tier].fetch_add(1, Ordering::Relaxed);
         Some(reached)
     }
 

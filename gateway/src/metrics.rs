@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use zimage_crds::Tier;
+use zimage_crds::{PerTier, Tier};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -254,14 +254,11 @@ impl Metrics {
     }
 
     pub(crate) fn learned(&self, topology: &Topology) {
-        for (tier, weight) in [
-            (Tier::Primary, topology.weights.primary),
-            (Tier::Fallback, topology.weights.fallback),
-        ] {
+        for (tier, weight) in PerTier::from(topology.weights).iter() {
             let labels = OfTier {
                 tier: tier.as_str(),
             };
-            self.weight.get_or_create(&labels).set(i64::from(weight));
+            self.weight.get_or_create(&labels).set(i64::from(*weight));
             let pods = i64::try_from(topology.pods(tier).len()).unwrap_or(i64::MAX);
             self.ready_endpoints.get_or_create(&labels).set(pods);
         }

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use zimage_crds::{Tier, Weights};
+use zimage_crds::{PerTier, Tier, Weights};
 
 /// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -30,10 +30,8 @@ pub struct Topology {
     pub name: String,
     /// The weights in force.
     pub weights: Weights,
-    /// The primary tier.
-    pub primary: TierTopology,
-    /// The fallback tier, if there is one.
-    pub fallback: Option<TierTopology>,
+    /// The tiers that there are.
+    pub tiers: PerTier<Option<TierTopology>>,
 }
 
 /// The model that a request names is not here.
@@ -50,33 +48,25 @@ const MOST_QUOTED: usize = 100;
 impl Topology {
     /// Out of a deployment's name, its object and its tiers' slices. Weights that cannot be read are those of `before`.
     pub fn new(name: &str, view: &View, slices: &[EndpointSlice], before: Option<&Self>) -> Self {
-        let tier = |tier: Tier, model: &Option<String>| TierTopology {
-            model: model.clone(),
-            pods: ready_pods(slices, &format!("{name}-{tier}")),
+        let tier = |tier: Tier, model: &Option<Option<String>>| {
+            let pods = || ready_pods(slices, &format!("{name}-{tier}"));
+            model.clone().map(|model| TierTopology {
+                model,
+                pods: pods(),
+            })
         };
         Self {
             name: name.to_owned(),
             weights: view.weights_or(before.map(|before| before.weights)),
-            primary: tier(Tier::Primary, &view.primary_model),
-            fallback: view
-                .fallback_model
-                .as_ref()
-                .map(|model| tier(Tier::Fallback, model)),
-        }
-    }
-
-    /// A tier, if there is one.
-    pub const fn tier(&self, tier: Tier) -> Option<&TierTopology> {
-        match tier {
-            Tier::Primary => Some(&self.primary),
-            Tier::Fallback => self.fallback.as_ref(),
+            tiers: view.models.as_ref().map(tier),
         }
     }
 
     /// Ready pods of a tier.
     pub fn pods(&self, tier: Tier) -> impl ExactSizeIterator<Item = SocketAddr> + '_ {
         static NONE: Pods = Pods::new();
-        self.tier(tier)
+        self.tiers[tier]
+            .as_ref()
             .map_or(&NONE, |tier| &tier.pods)
             .keys()
             .copied()
@@ -84,9 +74,9 @@ impl Topology {
 
     /// Every ready pod and its UID.
     pub fn all_pods(&self) -> impl Iterator<Item = (SocketAddr, &str)> + '_ {
-        Tier::ALL
-            .into_iter()
-            .filter_map(|tier| self.tier(tier))
+        self.tiers
+            .iter()
+            .filter_map(|(_, tier)| tier.as_ref())
             .flat_map(|tier| &tier.pods)
             .map(|(pod, uid)| (*pod, uid.as_str()))
     }
@@ -94,8 +84,8 @@ impl Topology {
     /// Names by which requests may ask for a model.
     pub fn models(&self) -> Vec<&str> {
         let mut names = vec![self.name.as_str()];
-        for tier in Tier::ALL {
-            let model = self.tier(tier).and_then(|tier| tier.model.as_deref());
+        for (_, tier) in self.tiers.iter() {
+            let model = tier.as_ref().and_then(|tier| tier.model.as_deref());
             if let Some(model) = model
                 && !names.contains(&model)
             {
@@ -111,7 +101,7 @@ impl Topology {
     /// When no tier has it.
     pub fn tiers_with(&self, model: Option<&str>) -> Result<Vec<Tier>, UnknownModel> {
         let has = |tier: &Tier| {
-            let Some(topology) = self.tier(*tier) else {
+            let Some(topology) = &self.tiers[*tier] else {
                 return false;
             };
             model.is_none_or(|model| model == self.name || topology.model.as_deref() == Some(model))
@@ -198,7 +188,10 @@ mod tests {
     #[test]
     fn without_a_fallback_everything_goes_to_the_primary() {
         let alone = View {
-            fallback_model: None,
+            models: PerTier {
+                fallback: None,
+                ..view().models
+            },
             ..view()
         };
         let topology = Topology::new("fox", &alone, &[], None);

@@ -5,7 +5,7 @@
 //! and cannot read is named in [`View::unreadable`], and what was known of it before stays in force.
 
 use serde_json::Value;
-use zimage_crds::{Tier, Variant, Weights};
+use zimage_crds::{PerTier, Tier, Variant, Weights};
 
 /// The weights of an object that gives none (`spec.traffic.weights`).
 const DEFAULT_WEIGHTS: Weights = Weights {
@@ -21,10 +21,9 @@ const PRIMARY_ALONE: Weights = Weights {
 /// One object as the gateway sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Name by which a request can pin the primary tier; none when the object does not tell it.
-    pub primary_model: Option<String>,
-    /// The same of the fallback tier; the outer `None` means that there is no such tier.
-    pub fallback_model: Option<Option<String>>,
+    /// Each tier's model, if there is such a tier: the name by which a request can pin it, none when the object does not
+    /// tell it.
+    pub models: PerTier<Option<Option<String>>>,
     /// The weights in force; none when they cannot be read.
     pub weights: Option<Weights>,
     /// Fields that are there and cannot be read.
@@ -35,9 +34,8 @@ impl View {
     /// Reads an object's `spec` and `status`. It never fails: what cannot be read is named.
     pub fn of(object: &Value) -> Self {
         let mut unreadable = Vec::new();
-        let fallback_model =
-            present(object, "/spec/fallback").map(|_| model(object, Tier::Fallback));
-        let weights = if fallback_model.is_none() {
+        let has_fallback = present(object, "/spec/fallback").is_some();
+        let weights = if !has_fallback {
             Some(PRIMARY_ALONE)
         } else if let Some(decided) = present(object, "/status/traffic/weights") {
             let weights = weights(decided);
@@ -55,8 +53,10 @@ impl View {
             Some(DEFAULT_WEIGHTS)
         };
         Self {
-            primary_model: model(object, Tier::Primary),
-            fallback_model,
+            models: PerTier {
+                primary: Some(model(object, Tier::Primary)),
+                fallback: has_fallback.then(|| model(object, Tier::Fallback)),
+            },
             weights,
             unreadable,
         }
@@ -151,7 +151,7 @@ mod tests {
         );
         let alone = with("/spec/fallback", Value::Null);
         assert_eq!(View::of(&alone).weights, split(100, 0));
-        assert_eq!(View::of(&alone).fallback_model, None);
+        assert_eq!(View::of(&alone).models.fallback, None);
     }
 
     /// The value of every enum of the API, of every source and of every field that does not route, from a later version.
@@ -202,14 +202,17 @@ mod tests {
         let mut later = with("/spec/primary/model", json!({"repository": "edit"}));
         later["status"]["primary"]["model"] = json!("z-image-edit");
         assert_eq!(
-            View::of(&later).primary_model.as_deref(),
+            View::of(&later).models.primary.flatten().as_deref(),
             Some("z-image-edit")
         );
         for unnamed in [json!("Edit"), json!({"name": "Edit"}), Value::Null] {
             let mut later = with("/spec/primary/model/variant", unnamed);
             later["status"]["primary"] = Value::Null;
             let view = View::of(&later);
-            assert_eq!((view.primary_model, view.weights), (None, split(0, 100)));
+            assert_eq!(
+                (view.models.primary, view.weights),
+                (Some(None), split(0, 100))
+            );
         }
     }
 

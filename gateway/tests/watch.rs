@@ -240,7 +240,7 @@ async fn an_api_server_that_is_away_is_no_refusal_and_the_age_tells_how_long() {
 async fn a_deployment_from_the_future_is_followed() {
     let cluster = Arc::new(Cluster::default());
     let mut known = start(&cluster);
-    until(&mut known, |topology| topology.fallback.is_none()).await;
+    until(&mut known, |topology| topology.tiers.fallback.is_none()).await;
     let mut later = deployment();
     later["spec"] = json!({
         "primary": {"model": {"variant": "Edit", "source": {"oci": "models/edit"}, "precision": 8}, "gpu": "B300"},
@@ -268,7 +268,7 @@ async fn weights_that_cannot_be_read_are_counted_and_the_endpoints_are_followed_
     cluster.tell("ZImageDeployment", "MODIFIED", odd);
     cluster.tell("EndpointSlice", "MODIFIED", slice(&["10.0.0.7"]));
     until(&mut known, |topology| {
-        hosts(topology) == ["10.0.0.7:8000"] && topology.fallback.is_some()
+        hosts(topology) == ["10.0.0.7:8000"] && topology.tiers.fallback.is_some()
     })
     .await;
     assert!(figure(&metrics, UNREADABLE).unwrap() >= 1.0);

@@ -89,7 +89,7 @@ fn peer(text: &str) -> Result<NetworkPolicyPeer, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// Images of parts whose spec names none.
+/// Images of components whose spec names none.
 #[derive(Clone, Debug)]
 pub struct DefaultImages {
     /// Server of a tier on the CPU.

@@ -37,7 +37,7 @@ const DECISIONS: usize = 1024;
 pub struct Shared {
     /// The API server, which is written to while this process leads.
     pub client: Client,
-    /// Images of parts whose spec names none.
+    /// Images of components whose spec names none.
     pub images: DefaultImages,
     /// Who may connect to the pods; `None`: everyone, without policies.
     pub peers: Option<Peers>,

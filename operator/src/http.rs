@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use zimage_crds::contract::{HEALTHZ_PATH, METRICS_PATH, READYZ_PATH};
 use zimage_edge::{Body, Bounds, Refusal, ResponseBody, Site, Stop, Times, openmetrics, whole};
 
 /// Connections at a time: the kubelet's, and those of a few that collect metrics.
@@ -26,8 +27,8 @@ pub struct Figures(pub Arc<Metrics>);
 impl Site for Probes {
     fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
         let holds = match asked(head)? {
-            "/healthz" => self.0.alive(),
-            "/readyz" => self.0.ready(),
+            HEALTHZ_PATH => self.0.alive(),
+            READYZ_PATH => self.0.ready(),
             _ => return None,
         };
         Some(told(holds))
@@ -40,7 +41,7 @@ impl Site for Probes {
 
 impl Site for Figures {
     fn at_once(&self, head: &Parts) -> Option<Response<Full<Bytes>>> {
-        (asked(head)? == "/metrics").then(|| openmetrics(self.0.text()))
+        (asked(head)? == METRICS_PATH).then(|| openmetrics(self.0.text()))
     }
 
     async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {

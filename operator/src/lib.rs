@@ -18,6 +18,7 @@ pub mod args;
 pub mod changes;
 pub mod client;
 pub mod clock;
+pub mod component;
 pub mod controller;
 pub mod failures;
 #[cfg(test)]

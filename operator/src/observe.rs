@@ -16,8 +16,8 @@ mod scrape;
 mod tests;
 
 use crate::clock::Moment;
-use crate::reconcile::build::Part;
-use crate::traffic::{self, Memory, Observation, Policy};
+use crate::component::Component;
+use crate::traffic::{self, Observation, Policy, State};
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use kube::runtime::reflector::ObjectRef;
 use sample::Samples;
@@ -27,9 +27,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
-use zimage_crds::{Tier, TrafficStatus, ZImageDeployment};
+use zimage_crds::{PerTier, TrafficStatus, ZImageDeployment};
 
-pub use exposition::{KNOWLEDGE_AGE, UTILIZATION, WAITING};
 pub use metrics::{DecisionGauges, ScrapeMetrics};
 pub use sample::{Knowledge, PodTarget, Targets};
 
@@ -50,16 +49,15 @@ const CONNECTIONS: usize = 512;
 pub struct Observer {
     metrics: ScrapeMetrics,
     connections: Semaphore,
-    watched: Mutex<HashMap<DeploymentRef, Watched>>,
+    tracked: Mutex<HashMap<DeploymentRef, Tracked>>,
 }
 
 /// One deployment as the last reconciliation described it.
-struct Watched {
+struct Tracked {
     policy: Policy,
-    primary: Samples,
-    fallback: Samples,
+    servers: PerTier<Samples>,
     gateway: Samples,
-    memory: Memory,
+    traffic: State,
     /// What the status shows or is about to show.
     published: Option<Decision>,
     /// A round of its pods is on its way.
@@ -67,13 +65,11 @@ struct Watched {
 }
 
 /// What reconciliation knows about a deployment's traffic.
-pub struct Situation<'a> {
+pub struct Inputs<'a> {
     /// The spec's part.
     pub policy: Policy,
-    /// Ready pods of the primary tier.
-    pub primary: Targets,
-    /// Ready pods of the fallback tier.
-    pub fallback: Targets,
+    /// Ready pods of each tier.
+    pub servers: PerTier<Targets>,
     /// Ready pods of the gateway.
     pub gateway: Targets,
     /// The status as it is, empty before the first reconciliation.
@@ -84,7 +80,7 @@ pub struct Situation<'a> {
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// Weights, state and reason.
-    pub memory: Memory,
+    pub traffic: State,
     /// What was seen.
     pub observation: Observation,
     /// What the gateway knows.
@@ -95,7 +91,7 @@ impl Decision {
     /// Whether both lead to the same status: figures may differ, not whether there are any.
     fn shows_the_same(&self, other: &Self) -> bool {
         let load = |decision: &Self| mem::discriminant(&decision.observation.primary.load);
-        self.memory.agrees_with(&other.memory)
+        self.traffic.agrees_with(&other.traffic)
             && load(self) == load(other)
             && self.knowledge.outdated == other.knowledge.outdated
     }
@@ -107,37 +103,32 @@ impl Observer {
         Self {
             metrics,
             connections: Semaphore::new(CONNECTIONS),
-            watched: Mutex::default(),
+            tracked: Mutex::default(),
         }
     }
 
     /// The decision for a deployment, now. Its pods are read each second from here on.
-    pub fn decide(
-        &self,
-        deployment: &DeploymentRef,
-        situation: Situation<'_>,
-        now: Moment,
-    ) -> Decision {
-        let mut watched = self.lock();
-        let entry = watched.entry(deployment.clone()).or_insert_with(|| {
-            let memory = match situation.status {
-                Some(status) => Memory::from_status(status, now),
-                None => Memory::new(&situation.policy, now),
+    pub fn decide(&self, deployment: &DeploymentRef, inputs: Inputs<'_>, now: Moment) -> Decision {
+        let mut tracked = self.lock();
+        let entry = tracked.entry(deployment.clone()).or_insert_with(|| {
+            let traffic = match inputs.status {
+                Some(status) => State::from_status(status, now),
+                None => State::new(&inputs.policy, now),
             };
-            Watched {
-                policy: situation.policy.clone(),
-                primary: Samples::default(),
-                fallback: Samples::default(),
+            Tracked {
+                policy: inputs.policy.clone(),
+                servers: PerTier::default(),
                 gateway: Samples::default(),
                 published: None,
                 is_being_read: false,
-                memory,
+                traffic,
             }
         });
-        entry.policy = situation.policy;
-        entry.primary.follow(situation.primary, now.monotonic);
-        entry.fallback.follow(situation.fallback, now.monotonic);
-        entry.gateway.follow(situation.gateway, now.monotonic);
+        entry.policy = inputs.policy;
+        inputs
+            .servers
+            .map(|tier, pods| entry.servers[tier].follow(pods, now.monotonic));
+        entry.gateway.follow(inputs.gateway, now.monotonic);
         let decision = entry.decide(now);
         entry.published = Some(decision.clone());
         decision
@@ -145,8 +136,8 @@ impl Observer {
 
     /// Each deployment's decision in force, and what is seen of it now.
     fn in_force(&self, now: Moment) -> Vec<(DeploymentRef, Decision)> {
-        let watched = self.lock();
-        let decisions = watched
+        let tracked = self.lock();
+        let decisions = tracked
             .iter()
             .map(|(deployment, entry)| (deployment.clone(), entry.in_force(now)));
         decisions.collect()
@@ -187,9 +178,9 @@ impl Observer {
     }
 
     /// The deployments of which no round is on its way, each with its pods, and takes note that one is now.
-    fn due(&self) -> Vec<(DeploymentRef, Vec<(Part, PodTarget)>)> {
-        let mut watched = self.lock();
-        let due = watched.iter_mut().filter_map(|(deployment, entry)| {
+    fn due(&self) -> Vec<(DeploymentRef, Vec<(Component, PodTarget)>)> {
+        let mut tracked = self.lock();
+        let due = tracked.iter_mut().filter_map(|(deployment, entry)| {
             let is_free = !mem::replace(&mut entry.is_being_read, true);
             is_free.then(|| (deployment.clone(), entry.targets()))
         });
@@ -200,27 +191,28 @@ impl Observer {
     async fn round(
         &self,
         deployment: DeploymentRef,
-        pods: Vec<(Part, PodTarget)>,
+        pods: Vec<(Component, PodTarget)>,
     ) -> DeploymentRef {
-        let reading = stream::iter(pods).for_each_concurrent(CONCURRENT_PODS, |(part, pod)| {
-            self.read(&deployment, part, pod)
-        });
+        let reading = stream::iter(pods)
+            .for_each_concurrent(CONCURRENT_PODS, |(component, pod)| {
+                self.read(&deployment, component, pod)
+            });
         // A pod that was not reached in time has an old sample, which says so.
         let _all_read = tokio::time::timeout(ROUND, reading).await;
         deployment
     }
 
-    async fn read(&self, deployment: &DeploymentRef, part: Part, pod: PodTarget) {
+    async fn read(&self, deployment: &DeploymentRef, component: Component, pod: PodTarget) {
         // Never closed.
         let Ok(_place) = self.connections.acquire().await else {
             return;
         };
         let outcome = scrape::scrape(pod.address, |bytes| self.metrics.read(bytes)).await;
-        let mut watched = self.lock();
-        let Some(entry) = watched.get_mut(deployment) else {
+        let mut tracked = self.lock();
+        let Some(entry) = tracked.get_mut(deployment) else {
             return;
         };
-        let samples = entry.samples(part);
+        let samples = entry.samples(component);
         match outcome {
             Ok(figures) => samples.record(&pod, figures, Instant::now()),
             Err(error) => {
@@ -235,8 +227,8 @@ impl Observer {
 
     /// Decides anew after a round. Whether the status does not show it.
     fn has_changed(&self, deployment: &DeploymentRef, now: Moment) -> bool {
-        let mut watched = self.lock();
-        let Some(entry) = watched.get_mut(deployment) else {
+        let mut tracked = self.lock();
+        let Some(entry) = tracked.get_mut(deployment) else {
             return false;
         };
         entry.is_being_read = false;
@@ -246,51 +238,46 @@ impl Observer {
     }
 
     /// A panic while the lock was held cannot leave an entry half written: each field is replaced as a whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentRef, Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentRef, Tracked>> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
+impl Tracked {
     fn decide(&mut self, now: Moment) -> Decision {
         let observation = self.observe(now);
-        self.memory = traffic::decide(&self.policy, &observation, &self.memory, now);
+        self.traffic = traffic::decide(&self.policy, &observation, &self.traffic, now);
         self.in_force(now)
     }
 
     fn in_force(&self, now: Moment) -> Decision {
         Decision {
-            memory: self.memory.clone(),
+            traffic: self.traffic.clone(),
             observation: self.observe(now),
             knowledge: self.gateway.knowledge(now.monotonic),
         }
     }
 
     fn observe(&self, now: Moment) -> Observation {
-        Observation {
-            primary: self.primary.observe(now.monotonic),
-            fallback: self.fallback.observe(now.monotonic),
+        let servers = self.servers.as_ref();
+        servers.map(|_, samples| samples.observe(now.monotonic))
+    }
+
+    fn samples(&mut self, component: Component) -> &mut Samples {
+        match component {
+            Component::Server(tier) => &mut self.servers[tier],
+            Component::Gateway => &mut self.gateway,
         }
     }
 
-    fn samples(&mut self, part: Part) -> &mut Samples {
-        match part {
-            Part::Server(Tier::Primary) => &mut self.primary,
-            Part::Server(Tier::Fallback) => &mut self.fallback,
-            Part::Gateway => &mut self.gateway,
-        }
-    }
-
-    fn targets(&self) -> Vec<(Part, PodTarget)> {
-        let of = |part, samples: &Samples| {
-            let pods = samples.pods().map(move |pod| (part, pod.clone()));
-            pods.collect::<Vec<_>>()
-        };
-        [
-            of(Part::Server(Tier::Primary), &self.primary),
-            of(Part::Server(Tier::Fallback), &self.fallback),
-            of(Part::Gateway, &self.gateway),
-        ]
-        .concat()
+    fn targets(&self) -> Vec<(Component, PodTarget)> {
+        let of_servers = self.servers.iter();
+        let of_servers = of_servers.map(|(tier, samples)| (Component::Server(tier), samples));
+        of_servers
+            .chain([(Component::Gateway, &self.gateway)])
+            .flat_map(|(component, samples)| {
+                samples.pods().map(move |pod| (component, pod.clone()))
+            })
+            .collect()
     }
 }

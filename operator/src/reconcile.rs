@@ -17,12 +17,13 @@ mod tests;
 
 use crate::args::DefaultImages;
 use crate::clock::Moment;
+use crate::component::Component;
 use crate::failures::Failures;
 use crate::metrics::Metrics;
-use crate::observe::{Decision, Observer, PodTarget, Situation, Targets};
+use crate::observe::{Decision, Inputs, Observer, PodTarget, Targets};
 use crate::traffic::Policy;
 use apply::Target;
-use build::{Desired, Images, Part, Peers};
+use build::{Desired, Images, Peers};
 use dereference::{Caches, Existing};
 use images::Choice;
 use jiff::Timestamp;
@@ -37,7 +38,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use zimage_crds::{Tier, ZImageDeployment, ZImageDeploymentStatus};
+use zimage_crds::contract::METRICS_PORT;
+use zimage_crds::{PerTier, ZImageDeployment, ZImageDeploymentStatus};
 
 pub use apply::Reverts;
 pub use dereference::owner_of_child;
@@ -47,9 +49,6 @@ pub use status::{DEVICE_FAILED, MODEL_INVALID};
 /// The name of a deployment.
 pub type DeploymentRef = ObjectRef<ZImageDeployment>;
 
-/// Port of the pods' metrics.
-const METRICS_PORT: u16 = 9090;
-
 /// What reconciliation works with.
 pub struct Context {
     /// The API server.
@@ -58,7 +57,7 @@ pub struct Context {
     pub caches: Caches,
     /// The traffic decisions.
     pub observer: Arc<Observer>,
-    /// Images of parts whose spec names none.
+    /// Images of components whose spec names none.
     pub images: DefaultImages,
     /// Who may connect to the pods; `None`: everyone, without policies.
     pub peers: Option<Peers>,
@@ -127,8 +126,8 @@ async fn reconcile_one(
     let fault = applied.as_ref().err().map(Fault::of);
     let children = applied.as_ref().unwrap_or(&existing.children);
     let outdated = choice.outdated(&images);
-    let seen = status::Seen::new(owner, children, &existing, &decision).outdated(outdated);
-    let mut after = status::of(owner, &seen, fault.as_ref(), &before, now);
+    let observed = status::Observed::new(owner, children, &existing, &decision).outdated(outdated);
+    let mut after = status::of(owner, &observed, fault.as_ref(), &before, now);
     images::remember(&images, owner, &mut after);
     context.update_status(owner, &before, after).await?;
     match applied {
@@ -202,7 +201,7 @@ impl Context {
         images: &Images,
         accounts: &[Arc<DynamicObject>],
     ) -> Result<Vec<DynamicObject>, serde_json::Error> {
-        let name = Part::Gateway.account(owner);
+        let name = Component::Gateway.account(owner);
         let is_account = |child: &&Arc<DynamicObject>| {
             let types = child.types.as_ref();
             child.name_any() == name && types.is_some_and(|it| it.kind == "ServiceAccount")
@@ -223,15 +222,14 @@ impl Context {
         existing: &Existing,
         before: &ZImageDeploymentStatus,
     ) -> Decision {
-        let situation = Situation {
+        let inputs = Inputs {
             policy: Policy::from(&owner.spec),
-            primary: targets(owner, existing, Part::Server(Tier::Primary)),
-            fallback: targets(owner, existing, Part::Server(Tier::Fallback)),
-            gateway: targets(owner, existing, Part::Gateway),
+            servers: PerTier::from_fn(|tier| targets(owner, existing, Component::Server(tier))),
+            gateway: targets(owner, existing, Component::Gateway),
             status: before.traffic.as_ref(),
         };
         self.observer
-            .decide(&ObjectRef::from_obj(owner), situation, Moment::now())
+            .decide(&ObjectRef::from_obj(owner), inputs, Moment::now())
     }
 
     async fn update_status(
@@ -301,9 +299,9 @@ impl Context {
     }
 }
 
-/// The ready pods of a part and where they tell their figures.
-fn targets(owner: &ZImageDeployment, existing: &Existing, part: Part) -> Targets {
-    let pods = existing.pods_of(owner, part).into_iter();
+/// The ready pods of a component and where they tell their figures.
+fn targets(owner: &ZImageDeployment, existing: &Existing, component: Component) -> Targets {
+    let pods = existing.pods_of(owner, component).into_iter();
     let target = |pod: &k8s_openapi::api::core::v1::Pod| {
         let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some(PodTarget {

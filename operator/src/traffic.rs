@@ -11,7 +11,7 @@
 //!              a tier has no ready pod: at once, whatever the figures
 //! ```
 //!
-//! Pure: [`decide`] takes what was seen, what was remembered and the time, and returns what to remember. Figures that are
+//! Pure: [`decide`] takes what was seen, what was decided before and the time, and returns what is decided now. Figures that are
 //! not fresh move nothing and break every window, so a shift rests on an unbroken row of fresh samples. A shift that can no
 //! longer be judged ends after [`BLIND`]: an idle primary would be paid for without end, and one that is full passes requests on.
 //! Windows go by the monotonic clock; a wall clock that jumps moves nothing.
@@ -27,7 +27,9 @@ use crate::clock::Moment;
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 use timers::Timers;
-use zimage_crds::{Reason, ShiftSpec, TrafficState, TrafficStatus, Weights, ZImageDeploymentSpec};
+use zimage_crds::{
+    PerTier, Reason, ShiftSpec, TrafficState, TrafficStatus, Weights, ZImageDeploymentSpec,
+};
 
 /// All to the fallback.
 const FALLBACK_ONLY: Weights = Weights {
@@ -101,18 +103,12 @@ pub enum Load {
     },
 }
 
-/// Both tiers as they were seen last.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Observation {
-    /// The primary tier.
-    pub primary: TierObservation,
-    /// The fallback tier; not looked at when the policy has none.
-    pub fallback: TierObservation,
-}
+/// Both tiers as they were seen last; the fallback is not looked at when the policy has none.
+pub type Observation = PerTier<TierObservation>;
 
 /// What is decided now and what the next decision needs to know.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Memory {
+pub struct State {
     state: TrafficState,
     reason: Reason,
     /// When the state began, as it is written.
@@ -123,7 +119,7 @@ pub struct Memory {
     timers: Timers,
 }
 
-impl Memory {
+impl State {
     /// The start: nothing was ever observed.
     pub fn new(policy: &Policy, now: Moment) -> Self {
         Self {
@@ -215,34 +211,34 @@ impl Policy {
 /// Readiness counts at once. Saturation counts when fresh samples showed it without a break for the whole window, relief
 /// likewise; a shift lasts at least the minimum hold, and after a return the cool-down keeps the next one away. While the
 /// deployment is paused, time passes and the weights stay.
-pub fn decide(policy: &Policy, observation: &Observation, memory: &Memory, now: Moment) -> Memory {
-    let timers = memory
+pub fn decide(policy: &Policy, observation: &Observation, before: &State, now: Moment) -> State {
+    let timers = before
         .timers
         .update(&policy.shift, observation.primary.load, now.monotonic);
-    let mut next = Memory {
+    let mut next = State {
         timers,
-        ..memory.clone()
+        ..before.clone()
     };
     if policy.is_paused {
         return next;
     }
     (next.state, next.reason) = next_state(policy, observation, &next, now.monotonic);
-    if memory.state == TrafficState::Shifted && next.state == TrafficState::Normal {
+    if before.state == TrafficState::Shifted && next.state == TrafficState::Normal {
         let length = seconds(policy.shift.cool_down_seconds);
         next.timers.start_cool_down(now.monotonic, length);
     }
-    if next.state != memory.state {
+    if next.state != before.state {
         (next.since, next.began) = (now.wall, now.monotonic);
     }
-    next.weights = policy.weights(next.state, memory.weights);
+    next.weights = policy.weights(next.state, before.weights);
     next
 }
 
-/// The state after `memory`'s, whose timers are those of now, and why.
+/// The state after `before`, whose timers are those of now, and why.
 fn next_state(
     policy: &Policy,
     observation: &Observation,
-    memory: &Memory,
+    before: &State,
     now: Instant,
 ) -> (TrafficState, Reason) {
     let primary_ready = observation.primary.ready_pods > 0;
@@ -252,16 +248,16 @@ fn next_state(
         (false, true) => TrafficState::PrimaryDown,
         (true, false) if policy.has_fallback => TrafficState::FallbackDown,
         (true, false) => TrafficState::Normal,
-        (true, true) if memory.state == TrafficState::Shifted => {
-            return while_shifted(&policy.shift, memory, now);
+        (true, true) if before.state == TrafficState::Shifted => {
+            return while_shifted(&policy.shift, before, now);
         }
         (true, true) => {
             let window = seconds(policy.shift.window_seconds);
             let is_stale = observation.primary.load == Load::Stale;
-            if memory.timers.is_saturated_for(window, now) && !memory.timers.is_cooling_down(now) {
+            if before.timers.is_saturated_for(window, now) && !before.timers.is_cooling_down(now) {
                 TrafficState::Shifted
-            } else if memory.reason == Reason::FiguresMissing && is_stale {
-                return (TrafficState::Normal, memory.reason);
+            } else if before.reason == Reason::FiguresMissing && is_stale {
+                return (TrafficState::Normal, before.reason);
             } else {
                 TrafficState::Normal
             }
@@ -270,12 +266,12 @@ fn next_state(
     (state, reason_of(state))
 }
 
-fn while_shifted(shift: &ShiftSpec, memory: &Memory, now: Instant) -> (TrafficState, Reason) {
-    let held = now.saturating_duration_since(memory.began) >= seconds(shift.minimum_hold_seconds);
+fn while_shifted(shift: &ShiftSpec, before: &State, now: Instant) -> (TrafficState, Reason) {
+    let held = now.saturating_duration_since(before.began) >= seconds(shift.minimum_hold_seconds);
     let relief = seconds(shift.return_after_seconds);
-    if held && memory.timers.is_relieved_for(relief, now) {
+    if held && before.timers.is_relieved_for(relief, now) {
         (TrafficState::Normal, Reason::WithinCapacity)
-    } else if held && memory.timers.is_stale_for(BLIND, now) {
+    } else if held && before.timers.is_stale_for(BLIND, now) {
         (TrafficState::Normal, Reason::FiguresMissing)
     } else {
         (TrafficState::Shifted, Reason::Saturated)

@@ -8,8 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use zimage_crds::ZImageDeployment;
-use zimage_operator::observe::{UTILIZATION, WAITING};
+use zimage_crds::contract::{
+    GATEWAY_PORT, GPU_UTILIZATION, METRICS_PATH, METRICS_PORT, REQUESTS_WAITING, SERVER_PORT,
+};
+use zimage_crds::{PerTier, ZImageDeployment};
 use zimage_operator::reconcile::build::{Desired, Images, children};
 use zimage_operator::reconcile::{DEVICE_FAILED, MODEL_INVALID};
 use zimage_tests::manifest::{Change, valid};
@@ -41,8 +43,10 @@ fn rendered(part: &str, manifest: Value) -> Result<Value> {
     let owner: ZImageDeployment = serde_json::from_value(manifest)?;
     let image = |name: &str| name.to_owned();
     let images = Images {
-        primary: image("p"),
-        fallback: image("f"),
+        servers: PerTier {
+            primary: image("p"),
+            fallback: image("f"),
+        },
         gateway: image("g"),
     };
     let name = format!("fox-{part}");
@@ -104,7 +108,11 @@ fn each_program_takes_the_arguments_that_it_is_given() -> Result<()> {
 
 #[test]
 fn ports_and_listen_addresses_agree() -> Result<()> {
-    for (part, http) in [("primary", 8000), ("fallback", 8000), ("gateway", 8080)] {
+    for (part, http) in [
+        ("primary", SERVER_PORT),
+        ("fallback", SERVER_PORT),
+        ("gateway", GATEWAY_PORT),
+    ] {
         let container = container(part)?;
         let arguments = arguments(&container);
         assert!(
@@ -112,12 +120,12 @@ fn ports_and_listen_addresses_agree() -> Result<()> {
             "{arguments:?}"
         );
         assert!(
-            arguments.contains(&"--metrics-listen=0.0.0.0:9090".to_owned()),
+            arguments.contains(&format!("--metrics-listen=0.0.0.0:{METRICS_PORT}")),
             "{arguments:?}"
         );
         assert_eq!(
             (port(&container, "http"), port(&container, "metrics")),
-            (Some(http), Some(9090))
+            (Some(http.into()), Some(METRICS_PORT.into()))
         );
     }
     Ok(())
@@ -203,8 +211,8 @@ async fn get(address: SocketAddr, path: &str) -> Result<String> {
 async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows_the_queue()
 -> Result<()> {
     let server = Server::start().await?;
-    let figures = get(server.metrics, "/metrics").await?;
-    for family in [WAITING, "zimage_requests_running"] {
+    let figures = get(server.metrics, METRICS_PATH).await?;
+    for family in [REQUESTS_WAITING, "zimage_requests_running"] {
         let sample = format!("{family} ");
         assert!(
             figures.lines().any(|line| line.starts_with(&sample)),
@@ -218,7 +226,7 @@ async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows
 #[test]
 fn the_utilisation_is_shown_by_the_name_that_the_operator_reads() {
     for source in ["server/nvml/src/lib.rs", "tests/testserver/src/load.rs"] {
-        let name = format!("\"{UTILIZATION}\"");
+        let name = format!("\"{GPU_UTILIZATION}\"");
         assert!(repository::read(source).contains(&name), "{source}");
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
+use zimage_crds::contract::HEALTHZ_PATH;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -190,7 +191,7 @@ pub(crate) fn probe(pod: SocketAddr) -> Request<Payload> {
         gate: None,
         sent: Arc::default(),
     });
-    *request.uri_mut() = Uri::from_static("/healthz");
+    *request.uri_mut() = Uri::from_static(HEALTHZ_PATH);
     let headers = request.headers_mut();
     if let Ok(host) = HeaderValue::from_str(&pod.to_string()) {
         headers.insert(header::HOST, host);

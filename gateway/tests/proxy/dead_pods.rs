@@ -192,10 +192,8 @@ async fn a_new_pod_at_the_same_address_has_no_history() {
     until("the pod is out", || ejected(&gateway, "reset") >= 1.0).await;
     pod.now(Does::Answer);
     let mut replaced = topology(&[pod.address], &[well.address]);
-    replaced
-        .primary
-        .pods
-        .insert(pod.address, "another".to_owned());
+    let primary = replaced.tiers.primary.as_mut().unwrap();
+    primary.pods.insert(pod.address, "another".to_owned());
     gateway.learned.send_replace(Some(Arc::new(replaced)));
     let before = pod.posts();
     assert_eq!(gateway.post("{}").await.body["port"], pod.address.port());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use zimage_crds::Weights;
+use zimage_crds::{PerTier, Weights};
 use zimage_edge::{Policy, Stop, Times};
 use zimage_gateway::forward::Forward;
 use zimage_gateway::metrics::Metrics;
@@ -156,8 +156,10 @@ pub(crate) fn topology(primary: &[SocketAddr], fallback: &[SocketAddr]) -> Topol
             primary: 90,
             fallback: 10,
         },
-        primary: tier("z-image-turbo", primary),
-        fallback: Some(tier("z-image", fallback)),
+        tiers: PerTier {
+            primary: Some(tier("z-image-turbo", primary)),
+            fallback: Some(tier("z-image", fallback)),
+        },
     }
 }
 

@@ -91,7 +91,7 @@ async fn every_deployment_is_followed_within_ten_seconds_of_the_last_obstacle() 
 async fn a_reconciliation_that_hangs_or_panics_is_one_deployment_s_alone() {
     let client = cluster(COUNT, |call| {
         let name = call.body["metadata"]["name"].as_str().unwrap_or_default();
-        let is_of = |part: &str| call.method != Method::GET && name.contains(part);
+        let is_of = |component: &str| call.method != Method::GET && name.contains(component);
         assert!(!is_of("d7-"), "a fault of the program");
         is_of("d8-").then_some((SILENCE, Value::Null))
     });

@@ -4,12 +4,7 @@
 //! is passed over, so that a server may expose whatever else it likes. An answer is read as it arrives: no more of it is
 //! kept than one line.
 
-/// Share of the time in which a GPU ran a kernel, 0 to 1, one sample for each GPU.
-pub const UTILIZATION: &str = "zimage_gpu_utilization_ratio";
-/// Requests that wait.
-pub const WAITING: &str = "zimage_requests_waiting";
-/// Seconds since the API server let a gateway see what it follows, one sample for each source.
-pub const KNOWLEDGE_AGE: &str = "zimage_gateway_knowledge_age_seconds";
+use zimage_crds::contract::{GPU_UTILIZATION, KNOWLEDGE_AGE, REQUESTS_WAITING};
 
 /// A longer line is passed over; one of ours has some hundred bytes.
 const MAX_LINE_BYTES: usize = 4096;
@@ -67,10 +62,10 @@ impl Exposition {
         if self.line.len() <= MAX_LINE_BYTES
             && let Ok(line) = std::str::from_utf8(&self.line)
         {
-            if let Some(ratio) = value(line, UTILIZATION) {
+            if let Some(ratio) = value(line, GPU_UTILIZATION) {
                 self.utilization += ratio.clamp(0.0, 1.0);
                 self.gpus = self.gpus.saturating_add(1);
-            } else if let Some(waiting) = value(line, WAITING) {
+            } else if let Some(waiting) = value(line, REQUESTS_WAITING) {
                 self.waiting += waiting;
             } else if let Some(age) = value(line, KNOWLEDGE_AGE) {
                 let oldest = self.knowledge_age.unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::{Decision, DeploymentRef, Observer};
 use crate::clock::Moment;
-use crate::traffic::{Load, TierObservation};
+use crate::traffic::Load;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric,
@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::Arc;
-use zimage_crds::Tier;
+use zimage_crds::{PerTier, Tier};
 
 /// How the reading of pods' metrics goes. Clones share their counters.
 #[derive(Clone, Debug)]
@@ -113,17 +113,14 @@ impl Collector for DecisionGauges {
         Gauge::new("tier_weight", "Weight in force").encode(
             &mut encoder,
             of_tiers(&decisions, |decision, tier| {
-                let weights = decision.memory.weights();
-                Some(i64::from(match tier {
-                    Tier::Primary => weights.primary,
-                    Tier::Fallback => weights.fallback,
-                }))
+                let weights = PerTier::from(decision.traffic.weights());
+                Some(i64::from(weights[tier]))
             }),
         )?;
         Gauge::new("tier_ready_pods", "Pods that are ready").encode(
             &mut encoder,
             of_tiers(&decisions, |decision, tier| {
-                Some(i64::from(seen(decision, tier).ready_pods))
+                Some(i64::from(decision.observation[tier].ready_pods))
             }),
         )?;
         Gauge::new(
@@ -133,7 +130,7 @@ impl Collector for DecisionGauges {
         .encode(
             &mut encoder,
             of_tiers(&decisions, |decision, tier| {
-                match seen(decision, tier).load {
+                match decision.observation[tier].load {
                     Load::Fresh { utilization, .. } => Some(utilization),
                     Load::Stale | Load::NoGpu => None,
                 }
@@ -146,7 +143,7 @@ impl Collector for DecisionGauges {
         .encode(
             &mut encoder,
             of_tiers(&decisions, |decision, tier| {
-                match seen(decision, tier).load {
+                match decision.observation[tier].load {
                     Load::Fresh { waiting, .. } => Some(i64::try_from(waiting).unwrap_or(i64::MAX)),
                     Load::Stale | Load::NoGpu => None,
                 }
@@ -159,7 +156,7 @@ impl Collector for DecisionGauges {
         .encode(
             &mut encoder,
             of_tiers(&decisions, |decision, tier| {
-                let seen = seen(decision, tier);
+                let seen = decision.observation[tier];
                 (seen.ready_pods > 0).then_some(seen.figures_age.as_secs_f64())
             }),
         )?;
@@ -175,13 +172,6 @@ impl Collector for DecisionGauges {
             "Age of the oldest of what the ready gateway pods route by; above 120 seconds TrafficReady is False",
         )
         .encode(&mut encoder, knowledge)
-    }
-}
-
-const fn seen(decision: &Decision, tier: Tier) -> &TierObservation {
-    match tier {
-        Tier::Primary => &decision.observation.primary,
-        Tier::Fallback => &decision.observation.fallback,
     }
 }
 

@@ -21,7 +21,7 @@ pub struct PodTarget {
     pub address: SocketAddr,
 }
 
-/// The ready pods of one part.
+/// The ready pods of one component.
 pub type Targets = Vec<PodTarget>;
 
 /// What the ready gateway pods know. Pods without fresh figures say nothing.
@@ -33,7 +33,7 @@ pub struct Knowledge {
     pub outdated: Vec<String>,
 }
 
-/// The samples of one part's ready pods.
+/// The samples of one component's ready pods.
 #[derive(Debug, Default)]
 pub(super) struct Samples(Vec<PodSample>);
 

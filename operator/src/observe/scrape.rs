@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
+use zimage_crds::contract::METRICS_PATH;
 
 /// How long one pod may take, from the connection to the last byte; shorter than the interval, so that rounds of pods
 /// that do not answer do not pile up.
@@ -73,7 +74,7 @@ async fn exchange(address: SocketAddr, count: impl Fn(usize)) -> Result<Figures,
         .max_buf_size(READ_BUFFER)
         .handshake(TokioIo::new(stream))
         .await?;
-    let request = Request::get("/metrics")
+    let request = Request::get(METRICS_PATH)
         .header(header::HOST, address.to_string())
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())

@@ -66,14 +66,16 @@ fn follow(observer: &Observer, tenant: &str, address: SocketAddr, count: usize) 
         name: format!("pod-{index}"),
         address,
     };
-    let situation = Situation {
+    let inputs = Inputs {
         policy: Policy::from(&spec()),
-        primary: (0..count).map(target).collect(),
-        fallback: Vec::new(),
+        servers: PerTier {
+            primary: (0..count).map(target).collect(),
+            fallback: Vec::new(),
+        },
         gateway: Vec::new(),
         status: None,
     };
-    observer.decide(&deployment(tenant), situation, Moment::now())
+    observer.decide(&deployment(tenant), inputs, Moment::now())
 }
 
 /// Watches until `is_enough` says so.
@@ -106,9 +108,9 @@ async fn five_hundred_silent_pods_of_one_tenant_do_not_make_another_tenants_figu
 
     let mut oldest = Duration::ZERO;
     let age = || {
-        let watched = observer.lock();
-        let entry = &watched[&deployment("honest")];
-        entry.primary.observe(Instant::now()).figures_age
+        let tracked = observer.lock();
+        let entry = &tracked[&deployment("honest")];
+        entry.servers.primary.observe(Instant::now()).figures_age
     };
     // More than two rounds of the silent ones.
     watch_until(&observer, || {
@@ -175,9 +177,9 @@ fn figures_are_those_of_the_last_answer_and_grow_old_without_one() {
             waiting,
             knowledge_age: None,
         };
-        let mut watched = observer.lock();
-        let entry = watched.get_mut(&deployment("art")).unwrap();
-        entry.primary.record(&pod, figures, at);
+        let mut tracked = observer.lock();
+        let entry = tracked.get_mut(&deployment("art")).unwrap();
+        entry.servers.primary.record(&pod, figures, at);
     };
     let now = Instant::now();
     for waiting in [3, 7] {

@@ -2,7 +2,6 @@
 
 mod deployment;
 mod network_policy;
-mod part;
 mod pod_disruption_budget;
 mod role_binding;
 mod service;
@@ -21,20 +20,18 @@ use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use serde::Serialize;
 use std::iter;
-use zimage_crds::{Tier, TierSpec, ZImageDeployment, ZImageDeploymentSpec};
+use zimage_crds::{PerTier, Tier, TierSpec, ZImageDeployment};
 
+use crate::component::Component;
 pub(super) use deployment::computes_on_gpu;
 pub use network_policy::{Peers, operator};
-pub use part::Part;
 
-/// The container image of each part.
+/// The container image of each component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Images {
-    /// Server of the primary tier.
-    pub primary: String,
-    /// Server of the fallback tier.
-    pub fallback: String,
-    /// Gateway.
+    /// Each tier's server; of no meaning where the spec has no such tier.
+    pub servers: PerTier<String>,
+    /// The gateway.
     pub gateway: String,
 }
 
@@ -64,29 +61,22 @@ pub fn kinds() -> [ApiResource; 6] {
     ]
 }
 
-/// The tier's part of the spec.
-pub const fn tier_spec(spec: &ZImageDeploymentSpec, tier: Tier) -> Option<&TierSpec> {
-    match tier {
-        Tier::Primary => Some(&spec.primary),
-        Tier::Fallback => spec.fallback.as_ref(),
-    }
-}
-
 /// The children whose identity the others need: the ServiceAccounts of the pods.
 ///
 /// # Errors
 /// When an object cannot be written as JSON; it is a fault of this program.
 pub fn accounts(owner: &ZImageDeployment) -> Result<Vec<DynamicObject>, serde_json::Error> {
-    let account = |part| dynamic(&service_account::service_account(owner, part));
-    parts(owner).map(account).collect()
+    let account = |component| dynamic(&service_account::service_account(owner, component));
+    components(owner).map(account).collect()
 }
 
 /// The workloads that the spec asks for.
-fn parts(owner: &ZImageDeployment) -> impl Iterator<Item = Part> {
+fn components(owner: &ZImageDeployment) -> impl Iterator<Item = Component> {
+    let tiers = owner.spec.tiers();
     let tiers = Tier::ALL
         .into_iter()
-        .filter(|tier| tier_spec(&owner.spec, *tier).is_some());
-    iter::once(Part::Gateway).chain(tiers.map(Part::Server))
+        .filter(move |tier| tiers[*tier].is_some());
+    iter::once(Component::Gateway).chain(tiers.map(Component::Server))
 }
 
 /// Every child but [`accounts`], in the order in which they are applied.
@@ -99,24 +89,22 @@ pub fn children(desired: &Desired<'_>) -> Result<Vec<DynamicObject>, serde_json:
     let mut children = vec![dynamic(&binding)?];
     // Before the pods, so that none is open for a moment.
     if let Some(peers) = desired.peers {
-        for part in parts(owner) {
+        for component in components(owner) {
             children.push(dynamic(&network_policy::network_policy(
-                owner, part, peers,
+                owner, component, peers,
             ))?);
         }
     }
     children.push(dynamic(&service::front(owner))?);
     let replicas = owner.spec.gateway.replicas;
     if let Some(budget) =
-        pod_disruption_budget::pod_disruption_budget(owner, Part::Gateway, replicas)
+        pod_disruption_budget::pod_disruption_budget(owner, Component::Gateway, replicas)
     {
         children.push(dynamic(&budget)?);
     }
-    for (tier, image) in [
-        (Tier::Primary, &desired.images.primary),
-        (Tier::Fallback, &desired.images.fallback),
-    ] {
-        if let Some(spec) = tier_spec(&owner.spec, tier) {
+    for (tier, spec) in owner.spec.tiers().iter() {
+        if let Some(spec) = spec {
+            let image = &desired.images.servers[tier];
             children.extend(tier_children(owner, tier, spec, image)?);
         }
     }
@@ -130,9 +118,11 @@ fn tier_children(
     spec: &TierSpec,
     image: &str,
 ) -> Result<Vec<DynamicObject>, serde_json::Error> {
-    let part = Part::Server(tier);
+    let component = Component::Server(tier);
     let mut children = vec![dynamic(&service::tier(owner, tier))?];
-    if let Some(budget) = pod_disruption_budget::pod_disruption_budget(owner, part, spec.replicas) {
+    if let Some(budget) =
+        pod_disruption_budget::pod_disruption_budget(owner, component, spec.replicas)
+    {
         children.push(dynamic(&budget)?);
     }
     let image = image.to_owned();

@@ -1,7 +1,8 @@
 //! What exists of a deployment: its children and its pods, out of the caches.
 
-use super::build::{Part, kinds};
+use super::build::kinds;
 use super::kubelet::Obstacles;
+use crate::component::Component;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
@@ -26,7 +27,7 @@ pub struct Caches {
 pub struct Existing {
     /// Objects that it owns.
     pub children: Vec<Arc<DynamicObject>>,
-    /// Pods of all its parts.
+    /// Pods of all its components.
     pub pods: Vec<Arc<Pod>>,
     /// What keeps pods from starting, as far as it was asked for.
     pub(super) obstacles: Obstacles,
@@ -40,7 +41,7 @@ impl Caches {
         let is_child = |child: &DynamicObject| {
             controller_of(child).is_some_and(|owner| Some(&owner.uid) == uid.as_ref())
         };
-        let labels = Part::Gateway.selector_labels(owner);
+        let labels = Component::Gateway.selector_labels(owner);
         let instance = labels.get(zimage_crds::labels::INSTANCE);
         let is_pod = |pod: &Pod| {
             pod.namespace() == namespace
@@ -80,26 +81,31 @@ impl Existing {
             })
     }
 
-    /// Pods of all parts.
+    /// Pods of all components.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter().map(AsRef::as_ref)
     }
 
-    /// Pods of one part that are not being deleted and have not ended.
-    pub fn pods_of(&self, owner: &ZImageDeployment, part: Part) -> Vec<&Pod> {
-        let pods = self.selected(owner, part);
+    /// Pods of one component that are not being deleted and have not ended.
+    pub fn pods_of(&self, owner: &ZImageDeployment, component: Component) -> Vec<&Pod> {
+        let pods = self.selected(owner, component);
         pods.filter(|pod| !has_ended(pod)).collect()
     }
 
-    /// Pods of one part that have ended and are left over, as evicted ones are.
-    pub fn ended_pods_of(&self, owner: &ZImageDeployment, part: Part) -> Vec<&Pod> {
-        let pods = self.selected(owner, part);
+    /// Pods of one component that have ended and are left over, as evicted ones are.
+    pub fn ended_pods_of(&self, owner: &ZImageDeployment, component: Component) -> Vec<&Pod> {
+        let pods = self.selected(owner, component);
         pods.filter(|pod| has_ended(pod)).collect()
     }
 
-    fn selected(&self, owner: &ZImageDeployment, part: Part) -> impl Iterator<Item = &Pod> {
-        self.pods()
-            .filter(move |pod| pod.meta().deletion_timestamp.is_none() && part.has_made(owner, pod))
+    fn selected(
+        &self,
+        owner: &ZImageDeployment,
+        component: Component,
+    ) -> impl Iterator<Item = &Pod> {
+        self.pods().filter(move |pod| {
+            pod.meta().deletion_timestamp.is_none() && component.has_made(owner, pod)
+        })
     }
 }
 

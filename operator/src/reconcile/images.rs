@@ -1,11 +1,12 @@
-//! Which container image each part is to run. Pure.
+//! Which container image each component is to run. Pure.
 //!
 //! What was chosen is remembered in the status, which the operator alone writes. What a live Deployment runs is no intent: it
 //! counts once, for a deployment whose status does not say yet.
 
-use super::build::{Images, Part, computes_on_gpu};
+use super::build::{Images, computes_on_gpu};
 use super::dereference::Existing;
 use crate::args::DefaultImages;
+use crate::component::Component;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt;
@@ -24,34 +25,33 @@ pub(super) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// The image of each part: the spec's; without one what was chosen before, so that an upgrade of the operator replaces no
-    /// pod; the operator's default for a new part, for a tier that gets or loses its GPU, and where the spec says `Follow`.
+    /// The image of each component: the spec's; without one what was chosen before, so that an upgrade of the operator replaces no
+    /// pod; the operator's default for a new component, for a tier that gets or loses its GPU, and where the spec says `Follow`.
     pub(super) fn images(&self) -> Images {
-        let spec = &self.owner.spec;
+        let tiers = self.owner.spec.tiers();
         Images {
-            primary: self.server(Tier::Primary, Some(&spec.primary)),
-            fallback: self.server(Tier::Fallback, spec.fallback.as_ref()),
+            servers: tiers.map(|tier, spec| self.server(tier, spec)),
             gateway: self.gateway(),
         }
     }
 
-    /// The parts whose image is not the operator's default although the spec leaves it to the operator.
+    /// The components whose image is not the operator's default although the spec leaves it to the operator.
     pub(super) fn outdated(&self, images: &Images) -> Vec<String> {
         let spec = &self.owner.spec;
-        let tiers = [
-            ("primary tier", Some(&spec.primary), &images.primary),
-            ("fallback tier", spec.fallback.as_ref(), &images.fallback),
-        ];
-        let tiers = tiers.into_iter().filter_map(|(part, tier, image)| {
-            let tier = tier.filter(|tier| tier.image.is_none())?;
-            Some((part, image, self.default_of(tier)))
+        let tiers = spec.tiers();
+        let tiers = images.servers.iter().filter_map(|(tier, image)| {
+            let spec = tiers[tier].filter(|spec| spec.image.is_none())?;
+            Some((Component::Server(tier), image, self.default_of(spec)))
         });
         let gateway = spec.gateway.image.is_none();
-        let gateway = gateway.then_some(("gateway", &images.gateway, &self.defaults.gateway));
-        let parts = tiers.chain(gateway);
-        parts
+        let gateway =
+            gateway.then_some((Component::Gateway, &images.gateway, &self.defaults.gateway));
+        let components = tiers.chain(gateway);
+        components
             .filter(|(_, image, default)| image != default)
-            .map(|(part, image, default)| format!("{part}: {image}, the operator's is {default}"))
+            .map(|(component, image, default)| {
+                format!("{component}: {image}, the operator's is {default}")
+            })
             .collect()
     }
 
@@ -60,15 +60,12 @@ impl Choice<'_> {
         let Some(spec) = spec else {
             return String::new();
         };
-        let remembered = match tier {
-            Tier::Primary => self.before.primary.as_ref(),
-            Tier::Fallback => self.before.fallback.as_ref(),
-        };
+        let remembered = self.before.tiers()[tier];
         let kept = || match remembered.and_then(|status| status.image.as_ref().zip(status.device)) {
             // The image for the CPU has no CUDA libraries.
             Some((image, device)) => (device == device_of(spec)).then(|| image.clone()),
             None => {
-                let live = self.live(Part::Server(tier), "server")?;
+                let live = self.live(Component::Server(tier), "server")?;
                 let fits = computes_on_gpu(&live) == spec.uses_gpu();
                 live.image.filter(|_| fits)
             }
@@ -79,7 +76,7 @@ impl Choice<'_> {
     fn gateway(&self) -> String {
         let remembered = self.before.gateway.as_ref();
         let remembered = remembered.and_then(|status| status.image.clone());
-        let kept = || remembered.or_else(|| self.live(Part::Gateway, "gateway")?.image);
+        let kept = || remembered.or_else(|| self.live(Component::Gateway, "gateway")?.image);
         let wanted = self.owner.spec.gateway.image.as_ref();
         self.choose(wanted, kept, &self.defaults.gateway)
     }
@@ -105,9 +102,9 @@ impl Choice<'_> {
         }
     }
 
-    /// The container of this name in a part's Deployment: others may have put theirs beside it.
-    fn live(&self, part: Part, container: &str) -> Option<Container> {
-        let name = part.name(self.owner);
+    /// The container of this name in a component's Deployment: others may have put theirs beside it.
+    fn live(&self, component: Component, container: &str) -> Option<Container> {
+        let name = component.name(self.owner);
         let child = self.existing.children.iter().find(|child| {
             let types = child.types.as_ref();
             child.name_any() == name && types.is_some_and(|types| types.kind == "Deployment")
@@ -133,12 +130,12 @@ pub(super) fn remember(
     tier(
         &mut status.primary,
         Some(&owner.spec.primary),
-        &images.primary,
+        &images.servers.primary,
     );
     tier(
         &mut status.fallback,
         owner.spec.fallback.as_ref(),
-        &images.fallback,
+        &images.servers.fallback,
     );
     status.gateway = Some(GatewayStatus {
         image: Some(images.gateway.clone()),
@@ -252,6 +249,7 @@ mod tests {
     fn image(before: Value, after: Value) -> String {
         made_by_1(&owner(before))
             .reconcile(&owner(after), 2)
+            .servers
             .primary
     }
 
@@ -270,13 +268,13 @@ mod tests {
         let mut world = made_by_1(&plain).without_status();
         let images = world.reconcile(&plain, 2);
         assert_eq!(
-            (images.primary, images.gateway),
+            (images.servers.primary, images.gateway),
             ("server:1".to_owned(), "gateway:1".to_owned())
         );
         let sidecar = json!({"name": "mesh-proxy", "image": "proxy:1"});
         let mut world = made_by_1(&plain).without_status();
         world.tamper(|containers| containers.insert(0, sidecar.clone()));
-        assert_eq!(world.reconcile(&plain, 2).primary, "server:1");
+        assert_eq!(world.reconcile(&plain, 2).servers.primary, "server:1");
     }
 
     #[test]
@@ -284,11 +282,11 @@ mod tests {
         let plain = owner(json!({}));
         let mut world = made_by_1(&plain);
         world.tamper(|containers| containers[0]["image"] = json!("evil:1"));
-        assert_eq!(world.reconcile(&plain, 2).primary, "server:1");
+        assert_eq!(world.reconcile(&plain, 2).servers.primary, "server:1");
         world.tamper(|containers| {
             containers.insert(0, json!({"name": "mesh-proxy", "image": "proxy:1"}))
         });
-        assert_eq!(world.reconcile(&plain, 2).primary, "server:1");
+        assert_eq!(world.reconcile(&plain, 2).servers.primary, "server:1");
     }
 
     #[test]
@@ -324,6 +322,9 @@ mod tests {
         let mut following = plain;
         following.spec.upgrade_policy = UpgradePolicy::Follow;
         let (images, outdated) = world.choose(&following, 2);
-        assert_eq!((images.primary.as_str(), outdated.len()), ("server:2", 0));
+        assert_eq!(
+            (images.servers.primary.as_str(), outdated.len()),
+            ("server:2", 0)
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use zimage_crds::Reason;
 
-/// Pods that are asked about in one reconciliation: others of a part most often wait for the same.
+/// Pods that are asked about in one reconciliation: others of a component most often wait for the same.
 const MOST_PODS: usize = 3;
 /// Events that are read of a pod. Repeated ones are one event with a count.
 const MOST_EVENTS: u32 = 50;

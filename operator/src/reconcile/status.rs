@@ -7,9 +7,9 @@ mod trouble;
 mod tests;
 
 use super::ReconcileError;
-use super::build::{Part, tier_spec};
 use super::dereference::Existing;
 use super::kubelet::Obstacles;
+use crate::component::Component;
 use crate::observe::Decision;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -19,14 +19,15 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use std::sync::Arc;
 use zimage_crds::{
-    Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment, ZImageDeploymentStatus,
+    PerTier, Reason, Tier, TierStatus, TrafficStatus, Weights, ZImageDeployment,
+    ZImageDeploymentStatus,
 };
 
 pub(super) use trouble::Trouble;
 pub use trouble::{DEVICE_FAILED, MODEL_INVALID};
 
-/// One part: its Deployment and its pods.
-pub(super) struct Parts<'a> {
+/// One component: its Deployment and its pods.
+pub(super) struct ComponentState<'a> {
     replicas: i32,
     deployment: Option<Deployment>,
     pods: Vec<&'a Pod>,
@@ -36,16 +37,16 @@ pub(super) struct Parts<'a> {
 }
 
 /// What the status is made of.
-pub(super) struct Seen<'a> {
-    primary: Parts<'a>,
-    fallback: Option<Parts<'a>>,
-    gateway: Parts<'a>,
+pub(super) struct Observed<'a> {
+    /// The tiers that the spec asks for.
+    servers: PerTier<Option<ComponentState<'a>>>,
+    gateway: ComponentState<'a>,
     decision: &'a Decision,
-    /// Parts with an older image than the operator's.
+    /// Components with an older image than the operator's.
     outdated: Vec<String>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> Observed<'a> {
     /// Collects what was applied and what runs.
     pub(super) fn new(
         owner: &ZImageDeployment,
@@ -53,46 +54,34 @@ impl<'a> Seen<'a> {
         existing: &'a Existing,
         decision: &'a Decision,
     ) -> Self {
-        let parts = |part: Part, replicas: i32| Parts {
+        let state = |component: Component, replicas: i32| ComponentState {
             replicas,
-            deployment: deployment(applied, &part.name(owner)),
-            pods: existing.pods_of(owner, part),
-            ended: existing.ended_pods_of(owner, part),
+            deployment: deployment(applied, &component.name(owner)),
+            pods: existing.pods_of(owner, component),
+            ended: existing.ended_pods_of(owner, component),
             obstacles: &existing.obstacles,
         };
-        let tier = |tier| {
-            let spec = tier_spec(&owner.spec, tier)?;
-            Some(parts(Part::Server(tier), spec.replicas))
-        };
+        let tiers = owner.spec.tiers();
         Self {
-            primary: parts(Part::Server(Tier::Primary), owner.spec.primary.replicas),
-            fallback: tier(Tier::Fallback),
-            gateway: parts(Part::Gateway, owner.spec.gateway.replicas),
+            servers: tiers.map(|tier, spec| Some(state(Component::Server(tier), spec?.replicas))),
+            gateway: state(Component::Gateway, owner.spec.gateway.replicas),
             decision,
             outdated: Vec::new(),
         }
     }
 
-    /// With parts that have an older image than the operator's.
-    pub(super) fn outdated(mut self, parts: Vec<String>) -> Self {
-        self.outdated = parts;
+    /// With components that have an older image than the operator's.
+    pub(super) fn outdated(mut self, components: Vec<String>) -> Self {
+        self.outdated = components;
         self
     }
 
-    fn tier(&self, tier: Tier) -> Option<&Parts<'a>> {
-        match tier {
-            Tier::Primary => Some(&self.primary),
-            Tier::Fallback => self.fallback.as_ref(),
-        }
-    }
-
-    fn parts(&self) -> impl Iterator<Item = (&'static str, &Parts<'a>)> {
-        let primary = ("primary tier", &self.primary);
-        let fallback = self.fallback.as_ref().map(|parts| ("fallback tier", parts));
-        [primary]
-            .into_iter()
-            .chain(fallback)
-            .chain([("gateway", &self.gateway)])
+    /// Every component that there is to be.
+    fn components(&self) -> impl Iterator<Item = (Component, &ComponentState<'a>)> {
+        let servers = self.servers.iter();
+        let servers =
+            servers.filter_map(|(tier, state)| Some((Component::Server(tier), state.as_ref()?)));
+        servers.chain([(Component::Gateway, &self.gateway)])
     }
 }
 
@@ -109,7 +98,7 @@ fn deployment(applied: &[Arc<DynamicObject>], name: &str) -> Option<Deployment> 
         .ok()
 }
 
-impl Parts<'_> {
+impl ComponentState<'_> {
     fn ready(&self) -> i32 {
         let ready = self.pods.iter().filter(|pod| is_ready(pod)).count();
         i32::try_from(ready).unwrap_or(i32::MAX)
@@ -174,35 +163,41 @@ impl Fault {
 /// The status of a deployment. With a `fault` what ran before goes on.
 pub(super) fn of(
     owner: &ZImageDeployment,
-    seen: &Seen<'_>,
+    observed: &Observed<'_>,
     fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
     now: Timestamp,
 ) -> ZImageDeploymentStatus {
-    let verdicts = conditions::verdicts(owner, seen, fault).into_iter();
+    let verdicts = conditions::verdicts(owner, observed, fault).into_iter();
     let conditions =
         verdicts.map(|(kind, verdict)| verdict.condition(kind, owner, &before.conditions, now));
-    let pods = i32::try_from(seen.primary.pods.len()).unwrap_or(i32::MAX);
+    let primary = observed.servers.primary.as_ref();
+    let pods = primary.map_or(0, |primary| primary.pods.len());
+    let tiers = PerTier::from_fn(|tier| tier_status(owner, observed, tier));
     ZImageDeploymentStatus {
         observed_generation: owner.metadata.generation,
-        replicas: pods,
+        replicas: i32::try_from(pods).unwrap_or(i32::MAX),
         selector: Some(selector(owner)),
-        primary: tier_status(owner, seen, Tier::Primary),
-        fallback: tier_status(owner, seen, Tier::Fallback),
+        primary: tiers.primary,
+        fallback: tiers.fallback,
         gateway: None,
-        traffic: Some(traffic_status(seen.decision)),
+        traffic: Some(traffic_status(observed.decision)),
         conditions: conditions.collect(),
     }
 }
 
-fn tier_status(owner: &ZImageDeployment, seen: &Seen<'_>, tier: Tier) -> Option<TierStatus> {
-    let parts = seen.tier(tier)?;
-    let ready = parts.ready();
+fn tier_status(
+    owner: &ZImageDeployment,
+    observed: &Observed<'_>,
+    tier: Tier,
+) -> Option<TierStatus> {
+    let component = observed.servers[tier].as_ref()?;
+    let ready = component.ready();
     Some(TierStatus {
-        replicas: parts.replicas,
+        replicas: component.replicas,
         ready_replicas: ready,
-        ready: format!("{ready}/{}", parts.replicas),
-        model: tier_spec(&owner.spec, tier)?
+        ready: format!("{ready}/{}", component.replicas),
+        model: owner.spec.tiers()[tier]?
             .model
             .variant
             .model_name()
@@ -213,13 +208,13 @@ fn tier_status(owner: &ZImageDeployment, seen: &Seen<'_>, tier: Tier) -> Option<
 }
 
 fn traffic_status(decision: &Decision) -> TrafficStatus {
-    let memory = &decision.memory;
+    let traffic = &decision.traffic;
     TrafficStatus {
-        weights: memory.weights(),
-        split: split(memory.weights()),
-        state: memory.state(),
-        reason: memory.reason().as_str().to_owned(),
-        since: Time(super::whole_seconds(memory.since())),
+        weights: traffic.weights(),
+        split: split(traffic.weights()),
+        state: traffic.state(),
+        reason: traffic.reason().as_str().to_owned(),
+        since: Time(super::whole_seconds(traffic.since())),
     }
 }
 
@@ -228,7 +223,7 @@ fn split(weights: Weights) -> String {
 }
 
 fn selector(owner: &ZImageDeployment) -> String {
-    let labels = Part::Server(Tier::Primary)
+    let labels = Component::Server(Tier::Primary)
         .selector_labels(owner)
         .into_iter();
     labels

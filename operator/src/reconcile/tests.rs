@@ -10,6 +10,7 @@ use kube::runtime::events::Reporter;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::Event;
 use serde_json::Value;
+use zimage_crds::Tier;
 
 fn owner() -> ZImageDeployment {
     let tier = |variant: &str| {
@@ -25,13 +26,13 @@ fn owner() -> ZImageDeployment {
     .unwrap()
 }
 
-fn ready_pod(part: Part) -> Pod {
-    let mut labels = part.labels(&owner());
+fn ready_pod(component: Component) -> Pod {
+    let mut labels = component.labels(&owner());
     labels.insert("pod-template-hash".to_owned(), "1".to_owned());
     let maker = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "",
-        "name": format!("{}-1", part.name(&owner())), "controller": true});
+        "name": format!("{}-1", component.name(&owner())), "controller": true});
     serde_json::from_value(json!({
-        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
+        "metadata": {"name": component.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
         "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
     }))
     .unwrap()
@@ -146,7 +147,7 @@ fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
 
 #[tokio::test]
 async fn a_refusal_freezes_neither_the_weights_nor_the_status() {
-    let fallback = ready_pod(Part::Server(Tier::Fallback));
+    let fallback = ready_pod(Component::Server(Tier::Fallback));
     for code in [403, 500] {
         let stage = Stage::new(&[], std::slice::from_ref(&fallback), move |call| {
             let is_deployment = is_write_of(call, "deployments");
@@ -363,10 +364,10 @@ async fn an_account_that_a_pod_still_uses_stays() {
         let calls = stage.calls().into_iter();
         calls.filter(|call| call.method == Method::DELETE).count()
     };
-    let mut pod = ready_pod(Part::Gateway);
+    let mut pod = ready_pod(Component::Gateway);
     pod.spec.get_or_insert_default().service_account_name = Some("fox-gateway".to_owned());
     assert_eq!(deletes(&[pod]).await, 0);
-    assert_eq!(deletes(&[ready_pod(Part::Gateway)]).await, 1);
+    assert_eq!(deletes(&[ready_pod(Component::Gateway)]).await, 1);
 }
 
 /// The API server gives the gateway's account this UID when it is applied.
@@ -374,7 +375,7 @@ fn with_account(uid: &'static str) -> impl Fn(&Call) -> Option<(u16, Value)> + S
     move |call| {
         let mut account = call.body.clone();
         let is_account = is_write_of(call, "serviceaccounts")
-            && account["metadata"]["name"] == Part::Gateway.account(&owner());
+            && account["metadata"]["name"] == Component::Gateway.account(&owner());
         account["metadata"]["uid"] = uid.into();
         is_account.then_some((200, account))
     }
@@ -398,7 +399,7 @@ async fn gateway_pods_go_with_the_account_whose_token_they_hold() {
     // The account is deleted; what the others were applied with is still there.
     let is_account = |child: &Value| {
         child["kind"] == "ServiceAccount"
-            && child["metadata"]["name"] == Part::Gateway.account(&owner())
+            && child["metadata"]["name"] == Component::Gateway.account(&owner())
     };
     let left: Vec<Value> = first
         .applied()
@@ -449,7 +450,7 @@ async fn a_paused_deployment_is_left_alone_and_told_apart_by_whether_its_spec_ru
 
 #[tokio::test]
 async fn a_pod_that_does_not_start_is_asked_about_and_looked_at_again() {
-    let mut stuck = ready_pod(Part::Server(Tier::Primary));
+    let mut stuck = ready_pod(Component::Server(Tier::Primary));
     stuck.metadata.uid = Some("pod-1".to_owned());
     stuck.spec.get_or_insert_default().node_name = Some("node-1".to_owned());
     stuck.status = serde_json::from_value(json!({"phase": "Pending"})).unwrap();

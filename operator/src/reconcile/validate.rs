@@ -1,7 +1,7 @@
 //! What the CRD's rules cannot say about a spec. Pure.
 
-use super::build::Part;
 use super::fault::{Holder, ReconcileError, Taken};
+use crate::component::Component;
 use kube::ResourceExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,27 +22,26 @@ pub(super) fn validate(
 /// Lists that Kubernetes takes for maps: it accepts an object in which a key occurs twice, and then refuses every change.
 fn no_duplicates(owner: &ZImageDeployment) -> Result<(), ReconcileError> {
     let spec = &owner.spec;
-    let tiers = [
-        ("primary", Some(&spec.primary)),
-        ("fallback", spec.fallback.as_ref()),
-    ];
-    for (tier, spec) in tiers {
+    for (tier, spec) in spec.tiers().iter() {
         let Some(spec) = spec else { continue };
         unique(
             &format!("spec.{tier}.env"),
             spec.env.iter().map(|variable| &variable.name),
         )?;
-        unique_secrets(tier, &spec.scheduling)?;
+        unique_secrets(tier.as_str(), &spec.scheduling)?;
     }
     unique_secrets("gateway", &spec.gateway.scheduling)
 }
 
-fn unique_secrets(part: &str, scheduling: &SchedulingSpec) -> Result<(), ReconcileError> {
+fn unique_secrets(component: &str, scheduling: &SchedulingSpec) -> Result<(), ReconcileError> {
     let names = scheduling
         .image_pull_secrets
         .iter()
         .map(|secret| &secret.name);
-    unique(&format!("spec.{part}.scheduling.imagePullSecrets"), names)
+    unique(
+        &format!("spec.{component}.scheduling.imagePullSecrets"),
+        names,
+    )
 }
 
 fn unique<'a>(list: &str, names: impl Iterator<Item = &'a String>) -> Result<(), ReconcileError> {
@@ -84,10 +83,10 @@ fn is_older(one: &ZImageDeployment, other: &ZImageDeployment) -> bool {
 }
 
 /// The Service that deployments of both names would make. Only Services can meet: the front one has the deployment's own
-/// name, all else has a suffix of its part.
+/// name, all else has a suffix of its component.
 fn common_service(one: &str, other: &str) -> Option<String> {
     let services = |name: &str| {
-        let tiers = Tier::ALL.map(|tier| Part::Server(tier).name_of(name));
+        let tiers = Tier::ALL.map(|tier| Component::Server(tier).name_of(name));
         BTreeSet::from_iter([name.to_owned()].into_iter().chain(tiers))
     };
     let (of_one, of_other) = (services(one), services(other));

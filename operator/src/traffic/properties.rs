@@ -77,13 +77,13 @@ fn states(
     steps: &[i64],
 ) -> Vec<(TrafficState, Reason, Weights)> {
     let mut now = start();
-    let mut memory = Memory::new(policy, now);
+    let mut state = State::new(policy, now);
     let mut states = Vec::new();
     for (index, (observation, length)) in course.iter().enumerate() {
         now.wall += SignedDuration::from_secs(steps.get(index).copied().unwrap_or(0));
         for _ in 0..*length {
-            memory = decide(policy, observation, &memory, now);
-            states.push((memory.state(), memory.reason(), memory.weights()));
+            state = decide(policy, observation, &state, now);
+            states.push((state.state(), state.reason(), state.weights()));
             tick(&mut now);
         }
     }
@@ -94,13 +94,13 @@ proptest! {
     #[test]
     fn every_course_keeps_the_invariants(policy in policies(), course in courses()) {
         let mut now = start();
-        let mut memory = Memory::new(&policy, now);
+        let mut state = State::new(&policy, now);
         for (observation, length) in course {
             for _ in 0..length {
-                let next = decide(&policy, &observation, &memory, now);
-                check(&policy, &observation, &memory, &next, now.monotonic)?;
-                prop_assert_eq!(&decide(&policy, &observation, &memory, now), &next);
-                memory = next;
+                let next = decide(&policy, &observation, &state, now);
+                check(&policy, &observation, &state, &next, now.monotonic)?;
+                prop_assert_eq!(&decide(&policy, &observation, &state, now), &next);
+                state = next;
                 tick(&mut now);
             }
         }
@@ -118,7 +118,7 @@ proptest! {
     #[test]
     fn a_paused_deployment_keeps_its_weights_whatever_happens(policy in policies(), course in courses()) {
         let policy = Policy { is_paused: true, ..policy };
-        let before = Memory::new(&policy, start());
+        let before = State::new(&policy, start());
         let unchanged = (before.state(), before.reason(), before.weights());
         prop_assert!(states(&policy, &course, &[]).into_iter().all(|state| state == unchanged));
     }
@@ -127,8 +127,8 @@ proptest! {
 fn check(
     policy: &Policy,
     observation: &Observation,
-    before: &Memory,
-    after: &Memory,
+    before: &State,
+    after: &State,
     now: Instant,
 ) -> Result<(), TestCaseError> {
     let primary_ready = observation.primary.ready_pods > 0;

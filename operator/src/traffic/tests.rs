@@ -23,7 +23,7 @@ const BETWEEN: Load = Load::Fresh {
 struct Watched {
     policy: Policy,
     observation: Observation,
-    memory: Memory,
+    state: State,
     now: Moment,
 }
 
@@ -52,14 +52,14 @@ impl Watched {
             load: IDLE,
             ..TierObservation::default()
         };
-        let memory = Memory::new(&policy, now);
+        let state = State::new(&policy, now);
         Self {
             policy,
             observation: Observation {
                 primary: ready,
                 fallback: ready,
             },
-            memory,
+            state,
             now,
         }
     }
@@ -86,30 +86,30 @@ impl Watched {
     }
 
     fn decide(mut self) -> Self {
-        self.memory = decide(&self.policy, &self.observation, &self.memory, self.now);
+        self.state = decide(&self.policy, &self.observation, &self.state, self.now);
         self
     }
 
     #[track_caller]
     fn expect(self, state: TrafficState, primary: i32, fallback: i32) -> Self {
-        assert_eq!(self.memory.state(), state);
-        assert_eq!(self.memory.weights(), Weights { primary, fallback });
+        assert_eq!(self.state.state(), state);
+        assert_eq!(self.state.weights(), Weights { primary, fallback });
         self
     }
 
     fn status(&self) -> TrafficStatus {
         TrafficStatus {
-            weights: self.memory.weights(),
+            weights: self.state.weights(),
             split: String::new(),
-            state: self.memory.state(),
-            reason: self.memory.reason().as_str().to_owned(),
-            since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.memory.since()),
+            state: self.state.state(),
+            reason: self.state.reason().as_str().to_owned(),
+            since: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.state.since()),
         }
     }
 
     /// A new process, which knows what the status tells.
     fn restarted(mut self, status: &TrafficStatus) -> Self {
-        self.memory = Memory::from_status(status, self.now);
+        self.state = State::from_status(status, self.now);
         self
     }
 
@@ -184,13 +184,13 @@ fn a_shift_without_figures_ends_after_ten_minutes_and_says_why_until_there_are_s
         .expect(TrafficState::Shifted, 0, 100)
         .sample(Load::Stale)
         .expect(TrafficState::Normal, 90, 10);
-    assert_eq!(blind.memory.reason(), Reason::FiguresMissing);
-    let restarted = Memory::from_status(&blind.status(), blind.now);
+    assert_eq!(blind.state.reason(), Reason::FiguresMissing);
+    let restarted = State::from_status(&blind.status(), blind.now);
     assert_eq!(restarted.reason(), Reason::FiguresMissing);
     let blind = blind.seconds(60, Load::Stale);
-    assert_eq!(blind.memory.reason(), Reason::FiguresMissing);
+    assert_eq!(blind.state.reason(), Reason::FiguresMissing);
     let seeing = blind.sample(IDLE).expect(TrafficState::Normal, 90, 10);
-    assert_eq!(seeing.memory.reason(), Reason::WithinCapacity);
+    assert_eq!(seeing.state.reason(), Reason::WithinCapacity);
 }
 
 #[test]
@@ -309,17 +309,17 @@ fn a_tier_without_gpu_never_shifts_and_does_not_stay_shifted() {
 #[test]
 fn a_restarted_operator_keeps_the_shift_and_its_beginning() {
     let before = Watched::shifted();
-    let since = before.memory.since();
+    let since = before.state.since();
     let status = before.status();
     let after = before
         .restarted(&status)
         .seconds(30, BUSY)
         .expect(TrafficState::Shifted, 0, 100);
-    assert_eq!(after.memory.since(), since);
+    assert_eq!(after.state.since(), since);
     assert!(
         after
-            .memory
-            .agrees_with(&Memory::from_status(&status, after.now))
+            .state
+            .agrees_with(&State::from_status(&status, after.now))
     );
 }
 
@@ -330,7 +330,7 @@ fn a_beginning_that_lies_ahead_counts_as_now() {
     status.since.0 += SignedDuration::from_hours(1);
     let now = before.now.wall;
     let after = before.restarted(&status);
-    assert_eq!(after.memory.since(), now);
+    assert_eq!(after.state.since(), now);
     after
         .seconds(60, IDLE)
         .expect(TrafficState::Shifted, 0, 100)

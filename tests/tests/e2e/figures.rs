@@ -11,16 +11,15 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use std::collections::BTreeSet;
 use zimage_crds::Tier;
+use zimage_crds::contract::{METRICS_PATH, METRICS_PORT};
 use zimage_tests::forward::Forward;
 use zimage_tests::manifest::Change;
 use zimage_tests::repository;
 
-const METRICS_PORT: u16 = 9090;
-
 /// What a pod serves as `/metrics`.
 pub(crate) async fn scrape(pods: Api<Pod>, pod: &Pod) -> Result<String> {
     let way = Forward::start(pods, &pod.name_any(), METRICS_PORT).await?;
-    let response = reqwest::get(way.url("/metrics")).await?;
+    let response = reqwest::get(way.url(METRICS_PATH)).await?;
     Ok(response.error_for_status()?.text().await?)
 }
 

@@ -12,6 +12,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use std::pin::pin;
 use std::time::Duration;
+use zimage_crds::contract::GATEWAY_PORT;
 use zimage_crds::{Tier, TrafficStatus, ZImageDeployment, labels};
 use zimage_tests::forward::Forward;
 use zimage_tests::manifest::{Change, valid};
@@ -190,7 +191,7 @@ impl Scene {
     pub(crate) async fn gateway(&self) -> Result<Forward> {
         let pods = self.gateway_pods().await?;
         let pod = pods.first().context("there is a gateway pod")?;
-        Forward::start(self.pods(), &pod.name_any(), 8080).await
+        Forward::start(self.pods(), &pod.name_any(), GATEWAY_PORT).await
     }
 
     /// The way of a client in the cluster: through the Service, to any gateway pod.

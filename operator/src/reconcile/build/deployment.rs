@@ -3,7 +3,7 @@
 mod gateway;
 mod server;
 
-use super::part::Part;
+use crate::component::Component;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use zimage_crds::contract::{HEALTHZ_PATH, METRICS_PORT, READYZ_PATH};
 use zimage_crds::{SchedulingSpec, ZImageDeployment};
 
 pub(super) use gateway::gateway;
@@ -28,7 +29,7 @@ const LAME_DUCK_SECONDS: i64 = 5;
 /// Seconds between a program's own deadline for its drain and the kubelet's.
 const GRACE_MARGIN_SECONDS: i64 = 10;
 
-/// How a part's pods are replaced.
+/// How a component's pods are replaced.
 #[derive(Clone, Copy)]
 enum Rollout {
     /// One goes before its successor comes: a GPU pool that is full has no room for one more.
@@ -39,7 +40,7 @@ enum Rollout {
 
 fn deployment(
     owner: &ZImageDeployment,
-    part: Part,
+    component: Component,
     replicas: i32,
     rollout: Rollout,
     pod: PodSpec,
@@ -49,10 +50,10 @@ fn deployment(
         Rollout::SurgeFirst => (1, 0),
     };
     Deployment {
-        metadata: part.metadata(owner),
+        metadata: component.metadata(owner),
         spec: Some(DeploymentSpec {
             replicas: Some(replicas),
-            selector: part.selector(owner),
+            selector: component.selector(owner),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
@@ -62,7 +63,7 @@ fn deployment(
             }),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(part.labels(owner)),
+                    labels: Some(component.labels(owner)),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod),
@@ -76,12 +77,12 @@ fn deployment(
 /// What every pod has: its account, the restricted security profile, and its place.
 fn pod_spec(
     owner: &ZImageDeployment,
-    part: Part,
+    component: Component,
     scheduling: &SchedulingSpec,
     container: Container,
 ) -> PodSpec {
     PodSpec {
-        service_account_name: Some(part.account(owner)),
+        service_account_name: Some(component.account(owner)),
         // Variables with the addresses of every Service of the namespace: nobody reads them.
         enable_service_links: Some(false),
         containers: vec![container],
@@ -102,7 +103,7 @@ fn pod_spec(
             max_skew: 1,
             topology_key: "kubernetes.io/hostname".to_owned(),
             when_unsatisfiable: "ScheduleAnyway".to_owned(),
-            label_selector: Some(part.selector(owner)),
+            label_selector: Some(component.selector(owner)),
             ..TopologySpreadConstraint::default()
         }]),
         node_selector: some_if_any(scheduling.node_selector.clone(), |map| map.is_empty()),
@@ -120,29 +121,34 @@ fn some_if_any<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
     (!is_empty(&value)).then_some(value)
 }
 
+/// Where a program listens, in every pod.
+fn listen(flag: &'static str, port: u16) -> (&'static str, String) {
+    (flag, format!("0.0.0.0:{port}"))
+}
+
 /// The programs' own defaults may change; the pod's grace period rests on this figure.
 fn lame_duck() -> (&'static str, String) {
     ("lame-duck-seconds", LAME_DUCK_SECONDS.to_string())
 }
 
-fn container(name: &str, image: String, args: Vec<String>, port: i32) -> Container {
+fn container(name: &str, image: String, args: Vec<String>, port: u16) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(image),
         args: Some(args),
         ports: Some(vec![
             container_port("http", port),
-            container_port("metrics", 9090),
+            container_port("metrics", METRICS_PORT),
         ]),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             failure_threshold: Some(6),
-            ..probe("/healthz")
+            ..probe(HEALTHZ_PATH)
         }),
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
             failure_threshold: Some(2),
-            ..probe("/readyz")
+            ..probe(READYZ_PATH)
         }),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -171,10 +177,10 @@ fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequ
     }
 }
 
-fn container_port(name: &str, port: i32) -> ContainerPort {
+fn container_port(name: &str, port: u16) -> ContainerPort {
     ContainerPort {
         name: Some(name.to_owned()),
-        container_port: port,
+        container_port: port.into(),
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     }

@@ -1,6 +1,6 @@
 //! NetworkPolicies: who may connect to the pods. The kubelet's probes come from the node, which policies let through.
 
-use super::part::Part;
+use crate::component::Component;
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
@@ -37,19 +37,23 @@ pub fn operator(namespace: &str) -> NetworkPolicyPeer {
     }
 }
 
-/// The policy of a part's pods.
-pub(super) fn network_policy(owner: &ZImageDeployment, part: Part, peers: &Peers) -> NetworkPolicy {
-    let clients = match part {
-        Part::Server(_) => vec![NetworkPolicyPeer {
-            pod_selector: Some(Part::Gateway.selector(owner)),
+/// The policy of a component's pods.
+pub(super) fn network_policy(
+    owner: &ZImageDeployment,
+    component: Component,
+    peers: &Peers,
+) -> NetworkPolicy {
+    let clients = match component {
+        Component::Server(_) => vec![NetworkPolicyPeer {
+            pod_selector: Some(Component::Gateway.selector(owner)),
             ..NetworkPolicyPeer::default()
         }],
-        Part::Gateway => peers.clients.clone(),
+        Component::Gateway => peers.clients.clone(),
     };
     NetworkPolicy {
-        metadata: part.metadata(owner),
+        metadata: component.metadata(owner),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(part.selector(owner)),
+            pod_selector: Some(component.selector(owner)),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![
                 rule("http", clients),

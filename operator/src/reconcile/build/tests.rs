@@ -4,7 +4,7 @@ use super::*;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::path::Path;
-use zimage_crds::{GatewaySpec, GpuSpec, LimitsSpec, SchedulingSpec};
+use zimage_crds::{GatewaySpec, GpuSpec, LimitsSpec, SchedulingSpec, ZImageDeploymentSpec};
 
 fn owner(spec: Value) -> ZImageDeployment {
     serde_json::from_value(json!({
@@ -31,8 +31,10 @@ fn short() -> ZImageDeployment {
 
 fn images() -> Images {
     Images {
-        primary: "server:1".to_owned(),
-        fallback: "server:2".to_owned(),
+        servers: PerTier {
+            primary: "server:1".to_owned(),
+            fallback: "server:2".to_owned(),
+        },
         gateway: "gateway:1".to_owned(),
     }
 }
@@ -114,7 +116,8 @@ fn servers_are_reached_by_their_gateway_and_metrics_by_the_operator() {
     let children = built(&short());
     let ingress = |name| find(&children, name)["spec"]["ingress"].clone();
     let server = ingress("NetworkPolicy/fox-primary");
-    let gateway = json!({"podSelector": {"matchLabels": Part::Gateway.selector_labels(&short())}});
+    let gateway =
+        json!({"podSelector": {"matchLabels": Component::Gateway.selector_labels(&short())}});
     assert_eq!(server[0]["from"], json!([gateway]));
     assert_eq!(
         server[0]["ports"],
@@ -340,7 +343,9 @@ fn assert_golden(name: &str, rendered: &[Value]) {
 fn pod_templates(owner: &ZImageDeployment) -> Vec<Value> {
     let children = built(owner);
     ["primary", "fallback", "gateway"]
-        .map(|part| find(&children, &format!("Deployment/fox-{part}"))["spec"]["template"].clone())
+        .map(|component| {
+            find(&children, &format!("Deployment/fox-{component}"))["spec"]["template"].clone()
+        })
         .to_vec()
 }
 

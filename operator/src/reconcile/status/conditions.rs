@@ -1,11 +1,11 @@
 //! The conditions of a deployment. Pure.
 
 use super::trouble;
-use super::{Fault, Parts, Seen};
+use super::{ComponentState, Fault, Observed};
 use crate::traffic::{Load, Policy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use zimage_crds::{ConditionType, Reason, Tier, TrafficState, ZImageDeployment};
+use zimage_crds::{ConditionType, PerTier, Reason, Tier, TrafficState, ZImageDeployment};
 
 /// What a condition says, without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,12 +64,11 @@ const PAUSED: &str =
 /// All conditions.
 pub(super) fn verdicts(
     owner: &ZImageDeployment,
-    seen: &Seen<'_>,
+    observed: &Observed<'_>,
     fault: Option<&Fault>,
 ) -> Vec<(ConditionType, Verdict)> {
-    let primary = tier_ready(seen, Tier::Primary);
-    let fallback = tier_ready(seen, Tier::Fallback);
-    let traffic = traffic_ready(seen, [&primary, &fallback]);
+    let tiers = PerTier::from_fn(|tier| tier_ready(observed, tier));
+    let traffic = traffic_ready(observed, &tiers);
     let accepted = match fault {
         Some(fault) => Verdict::no(fault.reason, fault.message.clone()),
         None if owner.spec.paused => Verdict::yes(Reason::Paused, PAUSED),
@@ -77,7 +76,7 @@ pub(super) fn verdicts(
     };
     let ready = match fault {
         Some(_) => accepted.clone(),
-        None => match ready(owner, seen, &primary, &fallback, &traffic) {
+        None => match ready(owner, observed, &tiers, &traffic) {
             // Where everyone looks.
             ready if ready.is_true && owner.spec.paused => Verdict::yes(Reason::Paused, PAUSED),
             ready => ready,
@@ -85,18 +84,18 @@ pub(super) fn verdicts(
     };
     vec![
         (ConditionType::Accepted, accepted),
-        (ConditionType::PrimaryReady, primary),
-        (ConditionType::FallbackReady, fallback),
+        (ConditionType::PrimaryReady, tiers.primary),
+        (ConditionType::FallbackReady, tiers.fallback),
         (ConditionType::TrafficReady, traffic),
-        (ConditionType::MetricsAvailable, metrics_available(seen)),
-        (ConditionType::Shifted, shifted(owner, seen)),
-        (ConditionType::ImagesCurrent, images_current(seen)),
+        (ConditionType::MetricsAvailable, metrics_available(observed)),
+        (ConditionType::Shifted, shifted(owner, observed)),
+        (ConditionType::ImagesCurrent, images_current(observed)),
         (ConditionType::Ready, ready),
     ]
 }
 
-fn images_current(seen: &Seen<'_>) -> Verdict {
-    match seen.outdated.is_empty() {
+fn images_current(observed: &Observed<'_>) -> Verdict {
+    match observed.outdated.is_empty() {
         true => Verdict::yes(
             Reason::Available,
             "every part runs the image of the spec or the operator's own",
@@ -105,29 +104,29 @@ fn images_current(seen: &Seen<'_>) -> Verdict {
             Reason::UpdateAvailable,
             format!(
                 "{}; spec.upgradePolicy Follow rolls it out",
-                seen.outdated.join("; ")
+                observed.outdated.join("; ")
             ),
         ),
     }
 }
 
-fn tier_ready(seen: &Seen<'_>, tier: Tier) -> Verdict {
-    match seen.tier(tier) {
+fn tier_ready(observed: &Observed<'_>, tier: Tier) -> Verdict {
+    match &observed.servers[tier] {
         None => Verdict::no(
             Reason::NotConfigured,
             format!("the spec has no {tier} tier"),
         ),
-        Some(parts) if parts.replicas == 0 => {
+        Some(component) if component.replicas == 0 => {
             Verdict::no(Reason::ScaledToZero, format!("spec.{tier}.replicas is 0"))
         }
-        Some(parts) => part_ready(parts),
+        Some(component) => component_ready(component),
     }
 }
 
-fn part_ready(parts: &Parts<'_>) -> Verdict {
-    let (ready, asked) = (parts.ready(), parts.replicas);
+fn component_ready(component: &ComponentState<'_>) -> Verdict {
+    let (ready, asked) = (component.ready(), component.replicas);
     let count = format!("{ready} of {asked} pods are ready");
-    let trouble = trouble::find(parts);
+    let trouble = trouble::find(component);
     match trouble {
         Some(trouble) if ready == 0 => Verdict::no(trouble.reason, trouble.message),
         Some(trouble) => Verdict::yes(Reason::Available, format!("{count}; {}", trouble.message)),
@@ -136,15 +135,15 @@ fn part_ready(parts: &Parts<'_>) -> Verdict {
     }
 }
 
-fn traffic_ready(seen: &Seen<'_>, tiers: [&Verdict; 2]) -> Verdict {
-    let gateway = part_ready(&seen.gateway);
-    if gateway.is_true && !tiers.iter().any(|tier| tier.is_true) {
+fn traffic_ready(observed: &Observed<'_>, tiers: &PerTier<Verdict>) -> Verdict {
+    let gateway = component_ready(&observed.gateway);
+    if gateway.is_true && !tiers.iter().any(|(_, verdict)| verdict.is_true) {
         return Verdict::no(
             Reason::NoReadyPods,
             "no tier has a ready pod to send requests to",
         );
     }
-    let outdated = &seen.decision.knowledge.outdated;
+    let outdated = &observed.decision.knowledge.outdated;
     if gateway.is_true && !outdated.is_empty() {
         let message = format!(
             "gateway: what {} routes by is outdated, for the API server lets it see nothing new: check the gateway's \
@@ -159,8 +158,8 @@ fn traffic_ready(seen: &Seen<'_>, tiers: [&Verdict; 2]) -> Verdict {
     }
 }
 
-fn metrics_available(seen: &Seen<'_>) -> Verdict {
-    match seen.decision.observation.primary.load {
+fn metrics_available(observed: &Observed<'_>) -> Verdict {
+    match observed.decision.observation.primary.load {
         Load::Fresh { .. } => Verdict::yes(
             Reason::Fresh,
             "every ready primary pod reports its utilisation and queue",
@@ -177,10 +176,10 @@ fn metrics_available(seen: &Seen<'_>) -> Verdict {
 }
 
 /// True exactly while the weights in force are not the spec's.
-fn shifted(owner: &ZImageDeployment, seen: &Seen<'_>) -> Verdict {
-    let memory = &seen.decision.memory;
-    let what = match memory.state() {
-        TrafficState::Normal if memory.reason() == Reason::FiguresMissing => {
+fn shifted(owner: &ZImageDeployment, observed: &Observed<'_>) -> Verdict {
+    let traffic = &observed.decision.traffic;
+    let what = match traffic.state() {
+        TrafficState::Normal if traffic.reason() == Reason::FiguresMissing => {
             "the primary's figures were missing for ten minutes while traffic was shifted, so it returned"
         }
         TrafficState::Normal => "the tiers have the weights of the spec",
@@ -189,10 +188,10 @@ fn shifted(owner: &ZImageDeployment, seen: &Seen<'_>) -> Verdict {
         TrafficState::PrimaryDown => "the primary has no ready pod",
         TrafficState::FallbackDown => "the fallback has no ready pod",
     };
-    let split = super::split(memory.weights());
+    let split = super::split(traffic.weights());
     Verdict {
-        is_true: !Policy::from(&owner.spec).is_as_specified(memory.weights()),
-        reason: memory.reason(),
+        is_true: !Policy::from(&owner.spec).is_as_specified(traffic.weights()),
+        reason: traffic.reason(),
         message: format!("{what}: primary/fallback {split}"),
     }
 }
@@ -200,39 +199,31 @@ fn shifted(owner: &ZImageDeployment, seen: &Seen<'_>) -> Verdict {
 /// Every child is rolled out, and each tier that has weight in the spec has a ready pod.
 fn ready(
     owner: &ZImageDeployment,
-    seen: &Seen<'_>,
-    primary: &Verdict,
-    fallback: &Verdict,
+    observed: &Observed<'_>,
+    tiers: &PerTier<Verdict>,
     traffic: &Verdict,
 ) -> Verdict {
-    let weights = owner.spec.traffic.weights;
-    let without_fallback = owner.spec.fallback.is_none();
-    let needed = [
-        (
-            Tier::Primary,
-            primary,
-            weights.primary > 0 || without_fallback,
-        ),
-        (
-            Tier::Fallback,
-            fallback,
-            weights.fallback > 0 && !without_fallback,
-        ),
-    ];
-    for (tier, verdict, is_needed) in needed {
-        if is_needed && !verdict.is_true {
+    let weights = match owner.spec.fallback {
+        Some(_) => PerTier::from(owner.spec.traffic.weights),
+        None => PerTier {
+            primary: 1,
+            fallback: 0,
+        },
+    };
+    for (tier, verdict) in tiers.iter() {
+        if weights[tier] > 0 && !verdict.is_true {
             return Verdict::no(verdict.reason, format!("{tier} tier: {}", verdict.message));
         }
     }
     if !traffic.is_true {
         return traffic.clone();
     }
-    for (name, parts) in seen.parts() {
-        if !parts.is_rolled_out() {
+    for (name, component) in observed.components() {
+        if !component.is_rolled_out() {
             let message = format!(
                 "{name}: {} of {} pods are updated",
-                parts.updated(),
-                parts.replicas
+                component.updated(),
+                component.replicas
             );
             return Verdict::no(Reason::Progressing, message);
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Moment;
 use crate::observe::{Decision, Knowledge};
-use crate::traffic::{Load, Memory, Observation, Policy, TierObservation, decide};
+use crate::traffic::{Load, Observation, Policy, State, TierObservation, decide};
 use serde_json::{Value, json};
 use zimage_crds::TrafficState;
 
@@ -21,23 +21,23 @@ fn owner() -> ZImageDeployment {
     .unwrap()
 }
 
-fn pod(part: Part, ready: bool) -> Arc<Pod> {
+fn pod(component: Component, ready: bool) -> Arc<Pod> {
     let status = if ready { "True" } else { "False" };
-    let mut labels = part.labels(&owner());
+    let mut labels = component.labels(&owner());
     labels.insert("pod-template-hash".to_owned(), "1".to_owned());
     let maker = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "",
-        "name": format!("{}-1", part.name(&owner())), "controller": true});
+        "name": format!("{}-1", component.name(&owner())), "controller": true});
     let pod = json!({
-        "metadata": {"name": part.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
+        "metadata": {"name": component.name(&owner()), "namespace": "art", "labels": labels, "ownerReferences": [maker]},
         "status": {"conditions": [{"type": "Ready", "status": status}]},
     });
     Arc::new(serde_json::from_value(pod).unwrap())
 }
 
-fn deployment(part: Part, status: Value) -> Arc<DynamicObject> {
+fn deployment(component: Component, status: Value) -> Arc<DynamicObject> {
     let object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": part.name(&owner()), "generation": 2},
+        "metadata": {"name": component.name(&owner()), "generation": 2},
         "spec": {"selector": {}, "template": {}},
         "status": status,
     });
@@ -50,10 +50,10 @@ fn rolled_out() -> Value {
     json!({"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "conditions": [progressing]})
 }
 
-const PARTS: [Part; 3] = [
-    Part::Server(Tier::Primary),
-    Part::Server(Tier::Fallback),
-    Part::Gateway,
+const COMPONENTS: [Component; 3] = [
+    Component::Server(Tier::Primary),
+    Component::Server(Tier::Fallback),
+    Component::Gateway,
 ];
 
 fn status_with(ready: [bool; 3], deployments: [Value; 3]) -> ZImageDeploymentStatus {
@@ -94,19 +94,19 @@ fn status_from(
     fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
 ) -> ZImageDeploymentStatus {
-    let pods = PARTS
+    let pods = COMPONENTS
         .into_iter()
         .zip(ready)
-        .map(|(part, ready)| pod(part, ready))
+        .map(|(component, ready)| pod(component, ready))
         .collect();
     let existing = Existing {
         pods,
         ..Existing::default()
     };
-    let applied: Vec<_> = PARTS
+    let applied: Vec<_> = COMPONENTS
         .into_iter()
         .zip(deployments)
-        .map(|(part, status)| deployment(part, status))
+        .map(|(component, status)| deployment(component, status))
         .collect();
     let tier = |ready| TierObservation {
         ready_pods: u32::from(ready),
@@ -120,14 +120,14 @@ fn status_from(
     let policy = Policy::from(&owner.spec);
     let start = start();
     let now = Timestamp::from_second(if before.conditions.is_empty() { 0 } else { 100 }).unwrap();
-    let memory = decide(&policy, &observation, &Memory::new(&policy, start), start);
+    let traffic = decide(&policy, &observation, &State::new(&policy, start), start);
     let decision = Decision {
-        memory,
+        traffic,
         observation,
         knowledge: Knowledge::default(),
     };
-    let seen = Seen::new(owner, &applied, &existing, &decision);
-    of(owner, &seen, fault, before, now)
+    let observed = Observed::new(owner, &applied, &existing, &decision);
+    of(owner, &observed, fault, before, now)
 }
 
 fn all_rolled_out() -> [Value; 3] {
@@ -251,22 +251,22 @@ fn shifted_is_true_exactly_while_the_weights_are_not_the_specs() {
         },
         state: TrafficState::Shifted,
         ..traffic_status(&Decision {
-            memory: Memory::new(&policy, start()),
+            traffic: State::new(&policy, start()),
             observation: Observation::default(),
             knowledge: Knowledge::default(),
         })
     };
-    let memory = Memory::from_status(&shifted, start());
+    let traffic = State::from_status(&shifted, start());
     let decision = Decision {
-        memory: decide(&policy, &Observation::default(), &memory, start()),
+        traffic: decide(&policy, &Observation::default(), &traffic, start()),
         observation: Observation::default(),
         knowledge: Knowledge::default(),
     };
     let existing = Existing::default();
-    let seen = Seen::new(&owner(), &[], &existing, &decision);
+    let observed = Observed::new(&owner(), &[], &existing, &decision);
     let status = of(
         &owner(),
-        &seen,
+        &observed,
         None,
         &ZImageDeploymentStatus::default(),
         start().wall,
@@ -276,15 +276,15 @@ fn shifted_is_true_exactly_while_the_weights_are_not_the_specs() {
 
 #[test]
 fn pods_that_have_ended_are_not_counted() {
-    let mut evicted = Pod::clone(&pod(PARTS[0], false));
+    let mut evicted = Pod::clone(&pod(COMPONENTS[0], false));
     evicted.metadata.name = Some("evicted".to_owned());
     evicted.status.get_or_insert_default().phase = Some("Failed".to_owned());
     let existing = Existing {
-        pods: vec![pod(PARTS[0], true), Arc::new(evicted)],
+        pods: vec![pod(COMPONENTS[0], true), Arc::new(evicted)],
         ..Existing::default()
     };
-    assert_eq!(existing.pods_of(&owner(), PARTS[0]).len(), 1);
-    assert_eq!(existing.ended_pods_of(&owner(), PARTS[0]).len(), 1);
+    assert_eq!(existing.pods_of(&owner(), COMPONENTS[0]).len(), 1);
+    assert_eq!(existing.ended_pods_of(&owner(), COMPONENTS[0]).len(), 1);
 }
 
 #[test]

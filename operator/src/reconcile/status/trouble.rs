@@ -1,6 +1,6 @@
-//! Why a part has no ready pod, in words that say what to do. Pure.
+//! Why a component has no ready pod, in words that say what to do. Pure.
 
-use super::Parts;
+use super::ComponentState;
 use crate::reconcile::kubelet::Obstacles;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
@@ -25,16 +25,16 @@ pub(in super::super) struct Trouble {
     pub(in super::super) message: String,
 }
 
-/// The first trouble of a part: of its pods in the order of their names, then of its Deployment, and of pods that were
+/// The first trouble of a component: of its pods in the order of their names, then of its Deployment, and of pods that were
 /// ended while one of them is missed.
-pub(super) fn find(parts: &Parts<'_>) -> Option<Trouble> {
-    let deployment = parts.deployment.as_ref();
-    in_order(&parts.pods)
-        .find_map(|pod| of_pod(pod, parts.obstacles))
+pub(super) fn find(component: &ComponentState<'_>) -> Option<Trouble> {
+    let deployment = component.deployment.as_ref();
+    in_order(&component.pods)
+        .find_map(|pod| of_pod(pod, component.obstacles))
         .or_else(|| deployment.and_then(of_deployment))
         .or_else(|| {
-            let is_missed = parts.ready() < parts.replicas;
-            is_missed.then(|| in_order(&parts.ended).find_map(evicted))?
+            let is_missed = component.ready() < component.replicas;
+            is_missed.then(|| in_order(&component.ended).find_map(evicted))?
         })
 }
 
@@ -207,7 +207,7 @@ mod tests {
         json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]})
     }
 
-    /// The trouble of a part that asks for one pod, among these.
+    /// The trouble of a component that asks for one pod, among these.
     fn found(pods: &[&Pod], deployment: Option<Deployment>) -> Option<Trouble> {
         find_at(pods, deployment, &Obstacles::default())
     }
@@ -217,7 +217,7 @@ mod tests {
         deployment: Option<Deployment>,
         obstacles: &Obstacles,
     ) -> Option<Trouble> {
-        find(&Parts {
+        find(&ComponentState {
             replicas: 1,
             deployment,
             pods: pods.to_vec(),
@@ -367,7 +367,7 @@ mod tests {
             json!({"conditions": [{"type": "Ready", "status": "True"}]}),
         );
         let with = |live: &Pod| {
-            find(&Parts {
+            find(&ComponentState {
                 replicas: 1,
                 deployment: None,
                 pods: vec![live],

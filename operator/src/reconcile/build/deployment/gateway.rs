@@ -1,8 +1,8 @@
 //! The gateway pods.
 
 use super::{
-    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
-    pod_spec, resources,
+    Component, GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Rollout, container, deployment, lame_duck,
+    listen, pod_spec, resources,
 };
 use crate::reconcile::build::Desired;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -10,9 +10,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use zimage_crds::ZImageDeployment;
-
-/// Largest request body, the server's own: an image to start from and its mask, encoded in base64.
-const MAX_BODY_BYTES: u32 = 32 << 20;
+use zimage_crds::contract::{GATEWAY_PORT, MAX_BODY_BYTES, METRICS_PORT};
 
 /// Annotation of the pods: the UID of the account whose token they hold.
 const ACCOUNT: &str = "zimage.dev/service-account-uid";
@@ -22,14 +20,14 @@ pub(in super::super) fn gateway(desired: &Desired<'_>) -> Deployment {
     let owner = desired.owner;
     let spec = &owner.spec.gateway;
     let image = desired.images.gateway.clone();
-    let mut container = container("gateway", image, arguments(owner), 8080);
+    let mut container = container("gateway", image, arguments(owner), GATEWAY_PORT);
     container.resources = spec.resources.clone().or_else(|| Some(default_resources()));
-    let mut pod = pod_spec(owner, Part::Gateway, &spec.scheduling, container);
+    let mut pod = pod_spec(owner, Component::Gateway, &spec.scheduling, container);
     // A request in flight may take as long as any: it is not cut by a rollout of the gateway.
     pod.termination_grace_period_seconds =
         Some(i64::from(spec.request_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS);
     let rollout = Rollout::SurgeFirst;
-    let mut deployment = deployment(owner, Part::Gateway, spec.replicas, rollout, pod);
+    let mut deployment = deployment(owner, Component::Gateway, spec.replicas, rollout, pod);
     // The API server refuses the token of an account that was deleted, also when one of its name was made again: the pods
     // that hold it know nothing new any more.
     if let (Some(uid), Some(spec)) = (desired.gateway_account, &mut deployment.spec) {
@@ -49,8 +47,8 @@ fn arguments(owner: &ZImageDeployment) -> Vec<String> {
     let flags = [
         ("namespace", owner.namespace().unwrap_or_default()),
         ("name", owner.name_any()),
-        ("listen", "0.0.0.0:8080".to_owned()),
-        ("metrics-listen", "0.0.0.0:9090".to_owned()),
+        listen("listen", GATEWAY_PORT),
+        listen("metrics-listen", METRICS_PORT),
         ("request-timeout-seconds", timeout.clone()),
         ("max-body-bytes", MAX_BODY_BYTES.to_string()),
         lame_duck(),

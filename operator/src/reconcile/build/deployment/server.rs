@@ -1,8 +1,8 @@
 //! The server pods of a tier.
 
 use super::{
-    GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Part, Rollout, container, deployment, lame_duck,
-    pod_spec, resources,
+    Component, GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Rollout, container, deployment, lame_duck,
+    listen, pod_spec, resources,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
+use zimage_crds::contract::{METRICS_PORT, SERVER_PORT};
 use zimage_crds::{GpuSpec, LimitsSpec, Precision, Tier, TierSpec, ZImageDeployment};
 
 /// Where the claim with the checkpoint is mounted.
@@ -31,8 +32,8 @@ pub(in super::super) fn server(
     spec: &TierSpec,
     image: String,
 ) -> Deployment {
-    let part = Part::Server(tier);
-    let mut container = container("server", image, arguments(owner, tier, spec), 8000);
+    let component = Component::Server(tier);
+    let mut container = container("server", image, arguments(owner, tier, spec), SERVER_PORT);
     container.resources = Some(resources_of(spec));
     container.env = (!spec.env.is_empty()).then(|| spec.env.clone());
     container.volume_mounts = Some(vec![
@@ -48,7 +49,7 @@ pub(in super::super) fn server(
             ..VolumeMount::default()
         },
     ]);
-    let mut pod = pod_spec(owner, part, &spec.scheduling, container);
+    let mut pod = pod_spec(owner, component, &spec.scheduling, container);
     if let Some(gpu) = spec.gpu.as_ref().filter(|_| spec.uses_gpu()) {
         place_on_gpu(&mut pod, gpu);
     }
@@ -57,7 +58,7 @@ pub(in super::super) fn server(
     pod.termination_grace_period_seconds = Some(
         i64::from(spec.engine.drain_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS,
     );
-    deployment(owner, part, spec.replicas, Rollout::InPlace, pod)
+    deployment(owner, component, spec.replicas, Rollout::InPlace, pod)
 }
 
 fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<String> {
@@ -76,8 +77,8 @@ fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<Strin
         ("model-name", spec.model.variant.model_name().to_owned()),
         ("alias", owner.name_any()),
         ("tier", tier.as_str().to_owned()),
-        ("listen", "0.0.0.0:8000".to_owned()),
-        ("metrics-listen", "0.0.0.0:9090".to_owned()),
+        listen("listen", SERVER_PORT),
+        listen("metrics-listen", METRICS_PORT),
         ("precision", precision.to_owned()),
         ("max-batch-size", spec.engine.max_batch_size.to_string()),
         ("max-queue-length", spec.engine.max_queue_length.to_string()),

@@ -1,10 +1,11 @@
-//! The parts of a `ZImageDeployment`: their names and labels.
+//! The components of a `ZImageDeployment`: their names and labels.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt;
 use zimage_crds::{Tier, ZImageDeployment, labels};
 
 /// Label that a Deployment gives to its ReplicaSets and their pods; its value ends the ReplicaSet's name.
@@ -12,26 +13,26 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// One of the workloads that a `ZImageDeployment` consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// The server pods of a tier.
     Server(Tier),
     /// The gateway pods.
     Gateway,
 }
 
-impl Part {
-    /// The name of the part's objects.
+impl Component {
+    /// The name of the component's objects.
     pub fn name(self, owner: &ZImageDeployment) -> String {
         self.name_of(&owner.name_any())
     }
 
-    /// The name of the part's objects in a deployment of this name.
+    /// The name of the component's objects in a deployment of this name.
     pub fn name_of(self, deployment: &str) -> String {
         format!("{deployment}-{}", self.suffix())
     }
 
-    /// The name of the part's ServiceAccount, and of its rights. Nobody would give one by chance: an account of somebody else
-    /// must never be in the place of the part's.
+    /// The name of the component's ServiceAccount, and of its rights. Nobody would give one by chance: an account of somebody else
+    /// must never be in the place of the component's.
     pub fn account(self, owner: &ZImageDeployment) -> String {
         let name = self.name(owner);
         let of = format!("{}/{name}", owner.namespace().unwrap_or_default());
@@ -51,19 +52,19 @@ impl Part {
         }
     }
 
-    const fn component(self) -> &'static str {
+    const fn kind(self) -> &'static str {
         match self {
             Self::Server(_) => "server",
             Self::Gateway => "gateway",
         }
     }
 
-    /// Labels that tell the part's pods from all others. They can never change: Deployments' selectors are immutable.
+    /// Labels that tell the component's pods from all others. They can never change: Deployments' selectors are immutable.
     pub fn selector_labels(self, owner: &ZImageDeployment) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::from([
             (labels::NAME.to_owned(), labels::NAME_VALUE.to_owned()),
             (labels::INSTANCE.to_owned(), owner.name_any()),
-            (labels::COMPONENT.to_owned(), self.component().to_owned()),
+            (labels::COMPONENT.to_owned(), self.kind().to_owned()),
         ]);
         if let Self::Server(tier) = self {
             labels.insert(labels::TIER.to_owned(), tier.as_str().to_owned());
@@ -71,7 +72,7 @@ impl Part {
         labels
     }
 
-    /// [`Part::selector_labels`] as a selector.
+    /// [`Component::selector_labels`] as a selector.
     pub fn selector(self, owner: &ZImageDeployment) -> LabelSelector {
         LabelSelector {
             match_labels: Some(self.selector_labels(owner)),
@@ -79,7 +80,7 @@ impl Part {
         }
     }
 
-    /// Labels of everything that belongs to the part.
+    /// Labels of everything that belongs to the component.
     pub fn labels(self, owner: &ZImageDeployment) -> BTreeMap<String, String> {
         let mut labels = self.selector_labels(owner);
         labels.insert(
@@ -89,8 +90,8 @@ impl Part {
         labels
     }
 
-    /// Whether a pod is one of the part's: it has the labels, and the ReplicaSet that made it has the name of one of the
-    /// part's Deployment. Labels alone could be given to any pod, which would then be read and counted; a pod that names a
+    /// Whether a pod is one of the component's: it has the labels, and the ReplicaSet that made it has the name of one of the
+    /// component's Deployment. Labels alone could be given to any pod, which would then be read and counted; a pod that names a
     /// ReplicaSet which has not made it is collected as garbage.
     pub fn has_made(self, owner: &ZImageDeployment, pod: &Pod) -> bool {
         let labels = pod.labels();
@@ -110,12 +111,12 @@ impl Part {
         is_selected && pod.owner_references().iter().any(is_its_controller)
     }
 
-    /// Metadata of an object of the part that has the part's name.
+    /// Metadata of an object of the component that has the component's name.
     pub fn metadata(self, owner: &ZImageDeployment) -> ObjectMeta {
         self.metadata_named(owner, self.name(owner))
     }
 
-    /// Metadata of an object of the part that has a name of its own.
+    /// Metadata of an object of the component that has a name of its own.
     pub fn metadata_named(self, owner: &ZImageDeployment, name: String) -> ObjectMeta {
         ObjectMeta {
             name: Some(name),
@@ -123,6 +124,15 @@ impl Part {
             labels: Some(self.labels(owner)),
             owner_references: controller(owner).map(|owner| vec![owner]),
             ..ObjectMeta::default()
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(tier) => write!(formatter, "{tier} tier"),
+            Self::Gateway => formatter.write_str("gateway"),
         }
     }
 }
@@ -148,9 +158,9 @@ mod tests {
             "metadata": {"name": "fox", "namespace": "art"}, "spec": {"primary": tier},
         }))
         .unwrap();
-        let part = Part::Server(Tier::Primary);
+        let component = Component::Server(Tier::Primary);
         let made_by = |kind: &str, name: &str, is_controller: bool| -> Pod {
-            let mut labels = part.labels(&owner);
+            let mut labels = component.labels(&owner);
             labels.insert(TEMPLATE_HASH.to_owned(), "5d9c".to_owned());
             let maker = json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": is_controller});
             serde_json::from_value(
@@ -158,7 +168,7 @@ mod tests {
             )
             .unwrap()
         };
-        assert!(part.has_made(&owner, &made_by("ReplicaSet", "fox-primary-5d9c", true)));
+        assert!(component.has_made(&owner, &made_by("ReplicaSet", "fox-primary-5d9c", true)));
         for (kind, name, is_controller) in [
             ("ReplicaSet", "fox-primary-5d9c", false),
             ("ReplicaSet", "fox-primary-other", true),
@@ -166,13 +176,15 @@ mod tests {
             ("Job", "fox-primary-5d9c", true),
         ] {
             assert!(
-                !part.has_made(&owner, &made_by(kind, name, is_controller)),
+                !component.has_made(&owner, &made_by(kind, name, is_controller)),
                 "{kind} {name}"
             );
         }
         let mut alone = made_by("ReplicaSet", "fox-primary-5d9c", true);
         alone.metadata.owner_references = None;
-        assert!(!part.has_made(&owner, &alone));
-        assert!(!Part::Gateway.has_made(&owner, &made_by("ReplicaSet", "fox-gateway-5d9c", true)));
+        assert!(!component.has_made(&owner, &alone));
+        assert!(
+            !Component::Gateway.has_made(&owner, &made_by("ReplicaSet", "fox-gateway-5d9c", true))
+        );
     }
 }
