@@ -133,7 +133,10 @@ pub(crate) struct Gpu {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// Seconds for which the model may load. After that the server ends: a volume that hangs may come back for the next.
+    /// GPUs to compute on, each with the whole model and images of its own. None: every one that the server sees.
+    #[arg(long, env = "ZIMAGE_GPUS", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) gpus: Option<u8>,
+    /// Seconds for which the model may load and make its first image. After that the server ends: a volume that hangs may come back for the next.
     #[arg(long, env = "ZIMAGE_LOAD_TIMEOUT_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) load_timeout_seconds: u64,
     #[command(flatten)]
@@ -216,6 +219,9 @@ pub(crate) enum Metadata {
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) model: Model,
+    /// GPUs to measure images a second on, from one to so many; all else is measured on the first.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) gpus: u8,
     /// Sizes to measure.
     #[arg(long, value_delimiter = ',', value_parser = size, default_value = "512x512,768x768,1024x1024,1536x1536,2048x2048")]
     pub(crate) sizes: Vec<(u32, u32)>,

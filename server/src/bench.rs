@@ -2,6 +2,7 @@
 
 mod http;
 mod parts;
+mod several;
 mod table;
 mod work;
 
@@ -45,24 +46,37 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
     let gpus = Gpus::find();
     let chosen = device::choose(&args.model, &gpus)?;
     let transformer = files::open(&args.model.files)?.transformer().clone();
-    let mut executor = device::load(&args.model, chosen, &gpus)?;
+    let loaded = device::load_all(&args.model, chosen, &gpus, Some(args.gpus.into()))?;
+    let mut executors = loaded.executors;
     let start_up = began.elapsed().as_secs_f64();
     let mut sizes = Vec::new();
     for &size in &args.sizes {
         tracing::info!(width = size.0, height = size.1, "measuring");
-        sizes.push(measure(&mut *executor, args, &gpus, size)?);
+        let Some(first) = executors.first_mut() else {
+            return Err(Failure::Device("no device was loaded".to_owned()));
+        };
+        let mut parts = measure(&mut **first, args, &gpus, size)?;
+        if executors.len() > 1 {
+            parts.several = several::measure(&mut executors, args, size)?;
+        }
+        sizes.push(parts);
     }
     let memory = sizes.iter().filter_map(|parts| parts.memory).max();
     let memory = memory.filter(|_| chosen == Chosen::Cuda);
     let ceilings = device::ceilings(&args.model, chosen)?;
-    let server = Server::start(executor)?;
+    let devices = executors.len();
+    let server = Server::start(executors)?;
     for parts in &mut sizes {
         tracing::info!(
             width = parts.width,
             height = parts.height,
             "measuring over HTTP"
         );
-        parts.http = server.measure(args, (parts.width, parts.height))?;
+        let size = (parts.width, parts.height);
+        parts.http = server.measure(args, size)?;
+        if devices > 1 {
+            parts.several_http = Some(server.throughput(args, size, devices)?);
+        }
     }
     let measured = Measured {
         start_up,

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::files;
 use std::path::Path;
 use std::time::Instant;
-use zimage_checkpoint::{Checkpoint, ControlNet};
+use zimage_checkpoint::{Checkpoint, CheckpointError, ControlNet};
 use zimage_core::executor::Executor;
 use zimage_cuda::{Ceilings, CudaExecutor, CudaOptions, GpuOptions, LoadError};
 use zimage_models::CandleExecutor;
@@ -58,53 +58,96 @@ pub(crate) const fn precision(model: &Model, chosen: Chosen) -> &'static str {
     }
 }
 
-/// Opens, verifies and loads the model. Takes seconds to minutes.
+/// The model where it is computed.
+pub(crate) struct Loaded {
+    /// One for each device.
+    pub(crate) executors: Vec<Box<dyn Executor>>,
+    /// Whether requests may have images that the prompt speaks about, in place of one to start from.
+    pub(crate) omni: bool,
+}
+
+/// Opens, verifies and loads the model on one device. Takes seconds to minutes.
 pub(crate) fn load(
     model: &Model,
     chosen: Chosen,
     gpus: &Gpus,
 ) -> Result<Box<dyn Executor>, Failure> {
+    let loaded = load_all(model, chosen, gpus, Some(1))?;
+    let one = loaded.executors.into_iter().next();
+    one.ok_or_else(|| Failure::Device("no device was loaded".to_owned()))
+}
+
+/// The same on as many GPUs as are asked for, on all that the process sees without a number, or on the CPU.
+pub(crate) fn load_all(
+    model: &Model,
+    chosen: Chosen,
+    gpus: &Gpus,
+    count: Option<usize>,
+) -> Result<Loaded, Failure> {
     let began = Instant::now();
-    let fault = |error: &dyn std::error::Error| Failure::Model(error.to_string());
+    if chosen == Chosen::Cuda {
+        gpus.are(visible(count)?);
+        zimage_nvml::check(gpus).map_err(Failure::Device)?;
+    }
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
-    let executor: Box<dyn Executor> = match chosen {
-        Chosen::Cpu => Box::new(on_cpu(model, &checkpoint).map_err(|error| fault(&error))?),
+    let executors: Vec<Box<dyn Executor>> = match chosen {
+        Chosen::Cpu => vec![Box::new(on_cpu(model, &checkpoint)?)],
         Chosen::Cuda => {
-            zimage_nvml::check(gpus).map_err(Failure::Device)?;
-            Box::new(on_gpu(model, &checkpoint)?)
+            let count = gpus.count() as usize;
+            let executors = CudaExecutor::load_all(&checkpoint, &cuda_options(model), count);
+            let boxed = |executor| -> Box<dyn Executor> { Box::new(executor) };
+            executors.map_err(failure)?.into_iter().map(boxed).collect()
         }
     };
     let seconds = began.elapsed().as_secs_f64();
     let precision = precision(model, chosen);
-    tracing::info!(model = %model.files.model.display(), device = ?chosen, precision, seconds, "the model is loaded");
-    Ok(executor)
+    tracing::info!(model = %model.files.model.display(), device = ?chosen, devices = executors.len(), precision, seconds, "the model is loaded");
+    Ok(Loaded {
+        executors,
+        omni: checkpoint.siglip().is_some(),
+    })
 }
 
-fn on_cpu(
-    model: &Model,
-    checkpoint: &Checkpoint,
-) -> Result<CandleExecutor, zimage_models::LoadError> {
-    let executor = CandleExecutor::load(checkpoint)?;
+/// The UUIDs of the GPUs to compute on.
+fn visible(count: Option<usize>) -> Result<Vec<[u8; 16]>, Failure> {
+    let mut uuids = zimage_cuda::uuids().map_err(failure)?;
+    let there = uuids.len();
+    let asked = count.unwrap_or(there.max(1));
+    if asked > there {
+        return Err(Failure::Device(format!(
+            "{asked} GPUs are asked for, and {there} are visible"
+        )));
+    }
+    uuids.truncate(asked);
+    Ok(uuids)
+}
+
+fn on_cpu(model: &Model, checkpoint: &Checkpoint) -> Result<CandleExecutor, Failure> {
+    let fault = |error: zimage_models::LoadError| Failure::Model(error.to_string());
+    let broken = |error: CheckpointError| Failure::Model(error.to_string());
+    checkpoint.check_values().map_err(broken)?;
+    let executor = CandleExecutor::load(checkpoint).map_err(fault)?;
     let Some(path) = &model.controlnet else {
         return Ok(executor);
     };
-    let control_net = ControlNet::open(path, checkpoint.transformer())?;
-    control_net.verify()?;
-    executor.with_control_net(&control_net)
+    let control_net = ControlNet::open(path, checkpoint.transformer()).map_err(broken)?;
+    control_net.verify().map_err(broken)?;
+    executor.with_control_net(&control_net).map_err(fault)
 }
 
 /// Finds the fastest algorithms for the sizes that are warmed up, and writes them to a file.
 pub(crate) fn tune(model: &Model, gpus: &Gpus, out: &Path) -> Result<(), Failure> {
-    let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
+    gpus.are(visible(Some(1))?);
     zimage_nvml::check(gpus).map_err(Failure::Device)?;
-    let executor = on_gpu(model, &checkpoint)?;
+    let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
+    let executor = CudaExecutor::load(&checkpoint, &cuda_options(model)).map_err(failure)?;
     let failed = |error| Failure::Other(format!("failed to write {}: {error}", out.display()));
     executor.export_tuning(out).map_err(failed)
 }
 
-fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failure> {
+fn cuda_options(model: &Model) -> CudaOptions {
     let sizes = model.gpu.gpu_warm_up.iter();
-    let options = CudaOptions {
+    CudaOptions {
         gpu: gpu_options(model),
         precision: match model.precision {
             Precision::Int8 => zimage_cuda::Precision::Int8,
@@ -113,8 +156,7 @@ fn on_gpu(model: &Model, checkpoint: &Checkpoint) -> Result<CudaExecutor, Failur
             }
         },
         warm_up: sizes.map(|&(width, height)| (height, width)).collect(),
-    };
-    CudaExecutor::load(checkpoint, &options).map_err(failure)
+    }
 }
 
 /// The libraries' best on the GPU; nothing on the CPU.

@@ -1,34 +1,62 @@
-//! One small image through the whole path, before anybody can ask for one: nothing is ready that cannot make an image.
+//! A small image through the whole path, before anybody can ask for one: nothing is ready that cannot make an image.
 
 use crate::args::Model;
 use crate::device::Chosen;
 use crate::failure::Failure;
 use crate::files;
+use std::sync::Arc;
 use std::time::Instant;
 use zimage_core::executor::ExecutorError;
-use zimage_core::request::ImageRequest;
+use zimage_core::pixels::Pixels;
+use zimage_core::request::{Control, DEFAULT_CONDITIONING_SCALE, ImageRequest, InitImage};
 use zimage_engine::Engine;
 
 /// The smallest image that there is: a step of it costs a CPU little.
 const SMALLEST: (u32, u32) = (64, 64);
 
-/// Makes an image in one step: template, tokenizer, text encoder, transformer, decoder; the executor refuses values that
-/// are not finite. Returns its size.
+/// What is loaded, as far as it decides which requests there may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) chosen: Chosen,
+    pub(crate) devices: usize,
+    pub(crate) omni: bool,
+}
+
+/// Makes an image in one step on each device: template, tokenizer, text encoder with and without a prompt, encoder,
+/// transformer, decoder; the executor refuses values that are not finite. Returns its size.
 ///
 /// # Errors
 /// [`Failure::Model`] names the file at fault where one is found; [`Failure::Device`] is not the model's fault.
 pub(crate) async fn prove(
     engine: &Engine,
     model: &Model,
-    chosen: Chosen,
+    shape: Shape,
 ) -> Result<(u32, u32), Failure> {
-    let size = size(model, chosen);
-    let request = ImageRequest {
-        num_inference_steps: 1,
-        ..ImageRequest::plain("a red fox", size)
-    };
+    let size = size(model, shape.chosen);
     let began = Instant::now();
-    let submitted = engine.submit(vec![request]);
+    make(
+        engine,
+        model,
+        vec![guided(size, shape.omni); shape.devices.max(1)],
+    )
+    .await?;
+    if model.controlnet.is_some() {
+        make(engine, model, vec![controlled(size)]).await?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    tracing::info!(
+        width = size.0,
+        height = size.1,
+        devices = shape.devices,
+        seconds,
+        "an image was made"
+    );
+    Ok(size)
+}
+
+/// Makes images at once, one on each device.
+async fn make(engine: &Engine, model: &Model, requests: Vec<ImageRequest>) -> Result<(), Failure> {
+    let submitted = engine.submit(requests);
     let tickets = submitted.map_err(|error| Failure::Device(error.to_string()))?;
     for ticket in tickets {
         match ticket.image().await {
@@ -40,14 +68,38 @@ pub(crate) async fn prove(
             Err(error) => return Err(fault(model, error.to_string()).await),
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    tracing::info!(
-        width = size.0,
-        height = size.1,
-        seconds,
-        "an image was made"
-    );
-    Ok(size)
+    Ok(())
+}
+
+/// Led away from the empty prompt, and with a picture to start from where the model takes one.
+fn guided(size: (u32, u32), omni: bool) -> ImageRequest {
+    let init = InitImage {
+        pixels: grey(size),
+        strength: 0.5,
+        mask: None,
+    };
+    ImageRequest {
+        // Half of them are taken.
+        num_inference_steps: if omni { 1 } else { 2 },
+        guidance_scale: 2.0,
+        init: (!omni).then_some(init),
+        ..ImageRequest::plain("a red fox", size)
+    }
+}
+
+fn controlled(size: (u32, u32)) -> ImageRequest {
+    ImageRequest {
+        num_inference_steps: 1,
+        control: Some(Control {
+            pixels: grey(size),
+            conditioning_scale: DEFAULT_CONDITIONING_SCALE,
+        }),
+        ..ImageRequest::plain("a red fox", size)
+    }
+}
+
+fn grey((width, height): (u32, u32)) -> Arc<Pixels> {
+    Arc::new(Pixels::filled(width, height, [128; 3]))
 }
 
 /// On a GPU one of those that were warmed up, so that nothing is compiled for it alone.

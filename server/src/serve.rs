@@ -4,11 +4,12 @@ use crate::args::Serve;
 use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
-use crate::proof;
+use crate::proof::{self, Shape};
 use prometheus_client::registry::Registry;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zimage_engine::{Engine, EngineMetrics};
 use zimage_http::{App, HttpMetrics, api, serve};
@@ -33,7 +34,7 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     let mut registry = Registry::default();
     engine_metrics.register(&mut registry);
     http_metrics.register(&mut registry);
-    registry.register_collector(Box::new(gpus.clone()));
+    registry.register_collector(Box::new(zimage_nvml::figures(&gpus)));
     let watch = FaultWatch::default();
     if chosen == Chosen::Cuda {
         registry.register_collector(Box::new(CudaFigures));
@@ -63,30 +64,41 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     Err(failure)
 }
 
-/// Loads the model, makes an image with it and lets the interface have it. Returns when that fails, or the device does.
+/// Loads the model, makes an image with it and lets the interface have it. Returns when that fails, or a device does.
 async fn compute(
     args: &Serve,
     chosen: Chosen,
     app: &App,
     (gpus, watch, metrics): (Gpus, FaultWatch, EngineMetrics),
 ) -> Failure {
-    let model = args.model.clone();
-    let own = gpus.clone();
-    let load = move || device::load(&model, chosen, &own);
-    let limit = Duration::from_secs(args.load_timeout_seconds);
-    let executor = match within(limit, load).await {
-        Ok(executor) => executor,
+    let seconds = args.load_timeout_seconds;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (model, own, count) = (args.model.clone(), gpus.clone(), args.gpus.map(usize::from));
+    let load = move || device::load_all(&model, chosen, &own, count);
+    let loaded = match within(end, load).await {
+        Ok(loaded) => loaded,
         Err(failure) => return failure,
     };
-    let engine = match Engine::start(vec![executor], args.serve.engine(), metrics) {
+    let shape = Shape {
+        chosen,
+        devices: loaded.executors.len(),
+        omni: loaded.omni,
+    };
+    let engine = match Engine::start(loaded.executors, args.serve.engine(), metrics) {
         Ok(engine) => engine,
         Err(error) => {
             return Failure::Other(format!("failed to start the device thread: {error}"));
         }
     };
     let serving = async {
-        if let Err(failure) = proof::prove(&engine, &args.model, chosen).await {
-            return failure;
+        let proof = proof::prove(&engine, &args.model, shape);
+        match tokio::time::timeout_at(end, proof).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => return failure,
+            Err(_) => {
+                let late = format!("no image was made within {seconds} s of the start");
+                return Failure::Device(late);
+            }
         }
         app.start_serving(engine.clone());
         tracing::info!("ready");
@@ -103,17 +115,16 @@ async fn compute(
 
 /// What `load` loads. A thread that hangs in it is left where it is.
 async fn within<T: Send + 'static>(
-    limit: Duration,
+    end: Instant,
     load: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let loading = tokio::task::spawn_blocking(load);
-    match tokio::time::timeout(limit, loading).await {
+    match tokio::time::timeout_at(end, loading).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Err(Failure::Other(format!("failed to load the model: {error}"))),
-        Err(_) => Err(Failure::Other(format!(
-            "the model was not loaded within {} s: its volume is slow or hangs",
-            limit.as_secs()
-        ))),
+        Err(_) => Err(Failure::Other(
+            "the model was not loaded in time: its volume is slow or hangs".to_owned(),
+        )),
     }
 }
 
@@ -146,10 +157,12 @@ mod tests {
             let _released = ended.recv();
             Ok(())
         };
-        let failure = within(Duration::from_millis(20), hangs).await.unwrap_err();
+        let failure = within(Instant::now() + Duration::from_millis(20), hangs)
+            .await
+            .unwrap_err();
         drop(end);
         assert!(
-            failure.to_string().contains("not loaded within"),
+            failure.to_string().contains("not loaded in time"),
             "{failure}"
         );
     }

@@ -5,7 +5,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::files;
 use crate::progress::Bytes;
-use crate::proof;
+use crate::proof::{self, Shape};
 use zimage_checkpoint::{CheckpointError, ControlNet, MANIFEST, check_manifest};
 use zimage_engine::{Engine, EngineMetrics, EngineOptions};
 use zimage_nvml::Gpus;
@@ -47,14 +47,19 @@ pub(crate) fn run(args: &Verify) -> Result<(), Failure> {
 fn make_image(model: &Model) -> Result<(u32, u32), Failure> {
     let gpus = Gpus::find();
     let chosen = device::choose(model, &gpus)?;
-    let executor = device::load(model, chosen, &gpus)?;
+    let loaded = device::load_all(model, chosen, &gpus, Some(1))?;
+    let shape = Shape {
+        chosen,
+        devices: loaded.executors.len(),
+        omni: loaded.omni,
+    };
     let (options, metrics) = (EngineOptions::default(), EngineMetrics::default());
-    let engine = Engine::start(vec![executor], options, metrics).map_err(Failure::other)?;
+    let engine = Engine::start(loaded.executors, options, metrics).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Failure::other)?;
-    runtime.block_on(proof::prove(&engine, model, chosen))
+    runtime.block_on(proof::prove(&engine, model, shape))
 }
 
 /// All that is wrong, in one failure.

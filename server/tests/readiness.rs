@@ -134,6 +134,17 @@ fn spoil(path: &Path) {
     fs::write(path, content).unwrap();
 }
 
+/// Makes the last value of a tensor NaN.
+fn spoil_last(path: &Path, tensor: &str) {
+    let mut content = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&content[8..8 + length]).unwrap();
+    let end = header[tensor]["data_offsets"][1].as_u64().unwrap() as usize;
+    let end = 8 + length + end;
+    content[end - 4..end].fill(0xff);
+    fs::write(path, content).unwrap();
+}
+
 #[test]
 fn a_sound_model_is_ready_after_an_image_was_made() {
     let dir = model();
@@ -157,6 +168,25 @@ fn weights_that_are_no_numbers_are_never_ready_and_the_file_is_named() {
     let verified = verify(dir.path(), &[]);
     assert_eq!(verified.status.code(), Some(MODEL_INVALID));
     assert!(String::from_utf8(verified.stderr).unwrap().contains(file));
+}
+
+#[test]
+fn one_weight_that_only_some_requests_meet_keeps_a_model_from_being_ready() {
+    for (file, tensor) in [
+        (
+            "text_encoder/model.safetensors",
+            "model.embed_tokens.weight",
+        ),
+        (
+            "vae/diffusion_pytorch_model.safetensors",
+            "encoder.conv_out.weight",
+        ),
+    ] {
+        let dir = model();
+        spoil_last(&dir.path().join("m").join(file), tensor);
+        let line = refused(dir.path(), &[]);
+        assert!(line.contains(file) && line.contains("NaN"), "{line}");
+    }
 }
 
 #[test]

@@ -97,19 +97,32 @@ impl PromptEncoder {
         })
     }
 
-    /// Sends a prompt through the template, which an Omni model does not use, and the tokenizer. Returns its tokens.
+    /// Sends a prompt through the template, which an Omni model does not use, and the tokenizer, and so the empty one that
+    /// guidance leads away from. Returns the prompt's tokens.
     pub(crate) fn check(&self, vocabulary: usize, omni: bool) -> Result<usize, CheckpointError> {
+        self.check_prompt("", vocabulary, omni)?;
+        self.check_prompt("a red fox", vocabulary, omni)
+    }
+
+    fn check_prompt(
+        &self,
+        prompt: &str,
+        vocabulary: usize,
+        omni: bool,
+    ) -> Result<usize, CheckpointError> {
         let parts = if omni {
-            self.encode_parts("a red fox", 0)?
+            self.encode_parts(prompt, 0)?
         } else {
-            vec![self.encode("a red fox")?]
+            vec![self.encode(prompt)?]
         };
         let ids: Vec<u32> = parts.into_iter().flat_map(|part| part.ids).collect();
         let problem = match ids.iter().find(|&&id| id as usize >= vocabulary) {
             Some(id) => {
                 format!("token {id} is beyond the {vocabulary} that the text encoder knows")
             }
-            None if ids.is_empty() => "the chat template made no text of the prompt".to_owned(),
+            None if ids.is_empty() => {
+                format!("the chat template made no text of the prompt {prompt:?}")
+            }
             None => return Ok(ids.len()),
         };
         Err(CheckpointError::new(&self.path, problem))

@@ -19,7 +19,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn check_tensor(&self, component: Component, name: &str) -> Result<(), CheckpointError> {
+    /// Reads one tensor, as [`Self::check_values`] reads all.
+    ///
+    /// # Errors
+    /// As for all.
+    pub fn check_tensor(&self, component: Component, name: &str) -> Result<(), CheckpointError> {
         let weights = self.weights(component)?;
         if !is_finite(&weights.tensor(name)?) {
             let problem = format!("tensor {name:?} has values that are NaN or infinite");

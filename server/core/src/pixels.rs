@@ -39,6 +39,17 @@ impl Pixels {
         })
     }
 
+    /// An image of one colour.
+    pub fn filled(width: u32, height: u32, colour: [u8; 3]) -> Self {
+        let count = width as usize * height as usize;
+        Self {
+            width,
+            height,
+            rgb: colour.repeat(count),
+            png_data: None,
+        }
+    }
+
     /// With the same pixels as PNG's image data, which whoever made them has compressed.
     #[must_use]
     pub fn with_png_data(self, data: Vec<u8>) -> Self {

@@ -3,7 +3,7 @@
 use crate::dnn::{Attention, Dnn};
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions};
-use crate::matmul::{Matmuls, Output, Product};
+use crate::matmul::{Algorithms, Matmuls, Output, Product};
 use crate::matrix::{Format, Matrix};
 use crate::memory::Region;
 use crate::ops::hopper;
@@ -28,6 +28,19 @@ impl Compute {
         let gpu = Gpu::open(options)?;
         Ok(Self {
             matmuls: Matmuls::new(&gpu, options)?,
+            dnn: Dnn::new(&gpu)?,
+            gpu,
+        })
+    }
+
+    /// As [`Self::open`], with the algorithms that another GPU of the process computes with.
+    pub(crate) fn open_beside(
+        options: &GpuOptions,
+        algorithms: &Algorithms,
+    ) -> Result<Self, LoadError> {
+        let gpu = Gpu::open(options)?;
+        Ok(Self {
+            matmuls: Matmuls::shared(&gpu, options, algorithms)?,
             dnn: Dnn::new(&gpu)?,
             gpu,
         })

@@ -5,6 +5,7 @@ mod begin;
 mod captions;
 mod pixels;
 mod plans;
+mod several;
 mod spare;
 mod start_image;
 mod step;
@@ -17,11 +18,13 @@ use crate::precision::Precision;
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Modulations, Sizes, Transformer};
 use crate::vae::{Decoder, Encoder};
+use crate::weights::Source;
 use arena::Arena;
 use captions::Captions;
 use cudarc::driver::CudaEvent;
 use plans::Plans;
 pub use plans::eager_forwards;
+use several::Loaded;
 use spare::Spare;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -88,12 +91,27 @@ impl CudaExecutor {
     /// # Errors
     /// Says what the GPU or the checkpoint lacks.
     pub fn load(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self, LoadError> {
+        Self::open(checkpoint, options, None)
+    }
+
+    fn open(
+        checkpoint: &Checkpoint,
+        options: &CudaOptions,
+        loaded: Option<&Loaded<'_>>,
+    ) -> Result<Self, LoadError> {
         if checkpoint.siglip().is_some() {
             let problem = "it is an Omni model, which only the CPU computes: use --device cpu";
             return Err(LoadError::Unsupported(problem.to_owned()));
         }
-        let compute = Compute::open(&options.gpu)?;
-        tracing::info!("{}", compute.gpu.properties());
+        let compute = match loaded {
+            Some(loaded) => Compute::open_beside(&options.gpu, &loaded.algorithms)?,
+            None => Compute::open(&options.gpu)?,
+        };
+        tracing::info!(gpu = options.gpu.ordinal, "{}", compute.gpu.properties());
+        let source = |of: for<'a> fn(&Loaded<'a>) -> &'a [Memory]| Source {
+            checkpoint,
+            loaded: loaded.map(of),
+        };
         let gpu = &compute.gpu;
         let began = Instant::now();
         let mut executor = Self {
@@ -105,10 +123,14 @@ impl CudaExecutor {
             in_flight: VecDeque::new(),
             arena: Arena::new(gpu)?,
             pinned: None,
-            text_encoder: TextEncoder::load(gpu, checkpoint)?,
-            transformer: Transformer::load(gpu, checkpoint, options.precision)?,
-            decoder: Decoder::load(gpu, checkpoint)?,
-            encoder: Encoder::load(gpu, checkpoint)?,
+            text_encoder: TextEncoder::load(gpu, source(|loaded| loaded.text_encoder))?,
+            transformer: Transformer::load(
+                gpu,
+                source(|loaded| loaded.transformer),
+                options.precision,
+            )?,
+            decoder: Decoder::load(gpu, source(|loaded| loaded.decoder))?,
+            encoder: Encoder::load(gpu, source(|loaded| loaded.encoder))?,
             projection: None,
             prompts: checkpoint.prompt_encoder(),
             scheduler: checkpoint.scheduler().clone(),

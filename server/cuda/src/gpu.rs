@@ -338,6 +338,30 @@ impl Gpu {
         }?)
     }
 
+    /// Copies another GPU's memory, whose work is done, into as much of this one's: directly where the two have a link, and
+    /// else through the host.
+    ///
+    /// # Errors
+    /// When there is more of it, or the driver reports a fault.
+    pub(crate) fn copy_peer(&self, to: &Memory, from: &Memory) -> Result<(), GpuError> {
+        let bytes = from.region().bytes();
+        to.region().require(bytes)?;
+        self.context.bind_to_thread()?;
+        // SAFETY: both hold that many bytes, each in the context that is named with it, and both outlive the copy: callers
+        // wait for this GPU before either goes.
+        let status = unsafe {
+            sys::cuMemcpyPeerAsync(
+                to.region().pointer(),
+                to.context().cu_ctx(),
+                from.region().pointer(),
+                from.context().cu_ctx(),
+                bytes,
+                self.stream.cu_stream(),
+            )
+        };
+        Ok(status.result()?)
+    }
+
     /// Sets a region to zero.
     ///
     /// # Errors
@@ -366,6 +390,25 @@ impl Gpu {
         graph.upload()?;
         Ok(graph)
     }
+}
+
+/// The UUIDs of the GPUs that this process may compute on, in CUDA's order.
+///
+/// # Errors
+/// When the driver is missing or fails.
+pub fn uuids() -> Result<Vec<[u8; 16]>, LoadError> {
+    libraries::open_driver()?;
+    let of = |error| LoadError::from(GpuError::from(error));
+    result::init().map_err(of)?;
+    let count = result::device::get_count().map_err(of)?;
+    let uuid = |ordinal| {
+        let device = result::device::get(ordinal)?;
+        let uuid = result::device::get_uuid(device)?;
+        // The bytes are C's plain chars, whose sign is the platform's own.
+        Ok(uuid.bytes.map(|byte| byte as u8))
+    };
+    let uuids: Result<_, result::DriverError> = (0..count).map(uuid).collect();
+    uuids.map_err(of)
 }
 
 fn capable(properties: &Properties) -> Result<(), LoadError> {

@@ -28,7 +28,7 @@ pub use ceilings::Ceilings;
 pub use compute::Compute;
 pub use error::{GpuError, LoadError};
 pub use executor::{CudaExecutor, CudaOptions, eager_forwards};
-pub use gpu::{Gpu, GpuOptions, Properties};
+pub use gpu::{Gpu, GpuOptions, Properties, uuids};
 pub use matrix::{Format, Matrix, ROTATED};
 pub use memory::{Layout, Memory, Region};
 pub use precision::Precision;

@@ -106,6 +106,11 @@ fn least_driver(found: i32) -> Result<(), LoadError> {
     })
 }
 
+/// Opens the driver alone, which knows the GPUs.
+pub(crate) fn open_driver() -> Result<(), LoadError> {
+    open(&DRIVER)
+}
+
 /// Opens the kernel compiler alone, which needs no GPU.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::gpu::{Gpu, GpuOptions};
 use crate::matrix::{Format, Matrix};
 use crate::memory::{Memory, Region};
 use crate::ops::{BF16, F32};
+pub(crate) use chosen::Algorithms;
 use chosen::Chosen;
 use cudarc::cublaslt::{result, sys};
 use plan::Plan;
@@ -121,15 +122,33 @@ impl Matmuls {
     /// # Errors
     /// When the library or memory fails, or the table is none.
     pub fn new(gpu: &Gpu, options: &GpuOptions) -> Result<Self, LoadError> {
+        Self::with(gpu, Chosen::open(gpu.properties(), options)?)
+    }
+
+    /// With the algorithms that another GPU of the process computes with.
+    pub(crate) fn shared(
+        gpu: &Gpu,
+        options: &GpuOptions,
+        algorithms: &Algorithms,
+    ) -> Result<Self, LoadError> {
+        let chosen = Chosen::shared(gpu.properties(), options, algorithms)?;
+        Self::with(gpu, chosen)
+    }
+
+    fn with(gpu: &Gpu, chosen: Chosen) -> Result<Self, LoadError> {
         let handle =
             result::create_handle().map_err(|error| GpuError::library("cublasLtCreate", error))?;
         Ok(Self {
             plans: RefCell::default(),
-            chosen: RefCell::new(Chosen::open(gpu.properties(), options)?),
+            chosen: RefCell::new(chosen),
             tune: Cell::new(false),
             workspace: gpu.allocate(WORKSPACE)?,
             handle: Handle(handle),
         })
+    }
+
+    pub(crate) fn algorithms(&self) -> Algorithms {
+        self.chosen.borrow().algorithms()
     }
 
     /// Whether products of new sizes look for the fastest algorithm, which takes seconds and must not happen while work

@@ -29,6 +29,10 @@ impl Memory {
         })
     }
 
+    pub(crate) const fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// All of it.
     pub const fn region(&self) -> Region {
         Region {

@@ -10,9 +10,9 @@ use crate::ops::embed::{gather, swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
 use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
 use crate::ops::{BF16, F32};
-use crate::weights::Loader;
+use crate::weights::{Loader, Source};
+use zimage_checkpoint::Component;
 use zimage_checkpoint::config::TextEncoderConfig;
-use zimage_checkpoint::{Checkpoint, Component};
 use zimage_core::rotary;
 
 /// Prompts are computed as if they were this many tokens long, or a multiple: one plan serves many lengths. Attention is
@@ -24,7 +24,7 @@ pub(crate) struct TextEncoder {
     config: TextEncoderConfig,
     embed_tokens: Region,
     layers: Vec<Layer>,
-    _memory: Vec<Memory>,
+    memory: Vec<Memory>,
 }
 
 struct Layer {
@@ -55,12 +55,17 @@ pub(crate) struct Work {
 }
 
 impl TextEncoder {
-    pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let config = checkpoint.text_encoder().clone();
+    /// What holds all of its weights: another GPU copies them.
+    pub(crate) fn memory(&self) -> &[Memory] {
+        &self.memory
+    }
+
+    pub(crate) fn load(gpu: &Gpu, source: Source<'_>) -> Result<Self, LoadError> {
+        let config = source.checkpoint.text_encoder().clone();
         supported(&config)?;
         let unused = format!("layers.{}.", config.num_hidden_layers - 1);
         let formats = |name: &str| (!name.starts_with(&unused)).then_some(Format::Bf16);
-        let mut loader = Loader::new(gpu, checkpoint, Component::TextEncoder, formats)?;
+        let mut loader = Loader::new(gpu, source, Component::TextEncoder, formats)?;
         let layers = (0..config.num_hidden_layers - 1)
             .map(|i| Layer::load(&mut loader, &config, &format!("layers.{i}")))
             .collect::<Result<_, _>>()?;
@@ -69,7 +74,7 @@ impl TextEncoder {
             embed_tokens: loader.tensor("embed_tokens.weight", &table)?,
             layers,
             config,
-            _memory: loader.finish()?,
+            memory: loader.finish()?,
         })
     }
 

@@ -1,9 +1,11 @@
 //! From a checkpoint's files to device memory.
 //!
 //! ```text
-//! mapped file ─> pinned memory (several threads) ─> device ─> bfloat16 ─> eight bits, where that is wanted
-//!                 └──── one buffer is copied while the other is filled ────┘
+//! file ─> pinned memory (several threads) ─> device ─> bfloat16 ─> eight bits, where that is wanted
+//!          └──── one buffer is copied while the other is filled ────┘
 //! ```
+//!
+//! A second GPU lays the same regions out and copies them from the first.
 
 mod staging;
 
@@ -18,7 +20,7 @@ use crate::ops::{BF16, F32};
 use half::bf16;
 use staging::Staging;
 use zimage_checkpoint::layout::Expected;
-use zimage_checkpoint::{Checkpoint, Component, TensorView};
+use zimage_checkpoint::{Checkpoint, Component};
 
 /// What was not counted takes memory in pieces of this many bytes: only sizes that are filled up need it.
 const PIECE: usize = 16 << 20;
@@ -29,10 +31,20 @@ const ALIGNMENT: usize = 256;
 /// The format of the matrix that a tensor becomes, by its name. `None`: it is not read.
 type Formats<'a> = Box<dyn Fn(&str) -> Option<Format> + 'a>;
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// Tells names, shapes and settings, and holds the values.
+    pub(crate) checkpoint: &'a Checkpoint,
+    /// The memory in which another GPU has the same component's weights in the same formats: its values are copied, and
+    /// none is read from the checkpoint.
+    pub(crate) loaded: Option<&'a [Memory]>,
+}
+
 /// Reads one component's tensors into device memory.
 pub(crate) struct Loader<'a> {
     gpu: &'a Gpu,
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     component: Component,
     formats: Formats<'a>,
     staging: Staging<'a>,
@@ -61,17 +73,17 @@ impl<'a> Loader<'a> {
     /// For the tensors to whose names `formats` gives a format, that of the matrices which they become.
     pub(crate) fn new(
         gpu: &'a Gpu,
-        checkpoint: &'a Checkpoint,
+        source: Source<'a>,
         component: Component,
         formats: impl Fn(&str) -> Option<Format> + 'a,
     ) -> Result<Self, LoadError> {
-        let tensors = checkpoint.expected(component);
+        let tensors = source.checkpoint.expected(component);
         let wanted = tensors.iter();
         let bytes = wanted.filter_map(|tensor| Some(bytes(tensor, formats(&tensor.name)?)));
         let memory = gpu.allocate(bytes.sum())?;
         Ok(Self {
             gpu,
-            checkpoint,
+            source,
             component,
             formats: Box::new(formats),
             staging: Staging::new(gpu)?,
@@ -83,8 +95,22 @@ impl<'a> Loader<'a> {
 
     /// Waits for the last copy, and gives what holds every region that was handed out.
     pub(crate) fn finish(self) -> Result<Vec<Memory>, LoadError> {
+        if let Some(loaded) = self.source.loaded {
+            self.copy_from(loaded)?;
+        }
         self.gpu.synchronize()?;
         Ok(self.memory)
+    }
+
+    fn copy_from(&self, loaded: &[Memory]) -> Result<(), GpuError> {
+        let bytes = |memory: &Memory| memory.region().bytes();
+        if !loaded.iter().map(bytes).eq(self.memory.iter().map(bytes)) {
+            let component = self.component;
+            return Err(GpuError::Bounds(format!(
+                "the weights of {component:?} lie otherwise on the other GPU"
+            )));
+        }
+        (self.memory.iter().zip(loaded)).try_for_each(|(to, from)| self.gpu.copy_peer(to, from))
     }
 
     fn take(&mut self, bytes: usize) -> Result<Region, GpuError> {
@@ -97,19 +123,49 @@ impl<'a> Loader<'a> {
         self.layout.take(bytes)
     }
 
-    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>, LoadError> {
-        let view = self
-            .checkpoint
-            .tensor_of_shape(self.component, name, shape)?;
-        Ok(view)
+    /// The values of a tensor; zeros in place of those that another GPU has.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        if self.source.loaded.is_some() {
+            return Ok(vec![0.0; shape.iter().product()]);
+        }
+        let checkpoint = self.source.checkpoint;
+        let view = checkpoint.tensor_of_shape(self.component, name, shape)?;
+        let values = view.to_f32();
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(self.not_finite(name))
+    }
+
+    /// Copies a tensor into a region, as bfloat16.
+    fn fill(&mut self, region: Region, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        if self.source.loaded.is_some() {
+            return Ok(());
+        }
+        let checkpoint = self.source.checkpoint;
+        let view = checkpoint.tensor_of_shape(self.component, name, shape)?;
+        match self.staging.copy(region, &view.bytes, view.dtype)? {
+            true => Ok(()),
+            false => Err(self.not_finite(name)),
+        }
+    }
+
+    /// What to say of a tensor some of whose values are NaN or infinite: nothing can be computed with it.
+    fn not_finite(&self, name: &str) -> LoadError {
+        let (checkpoint, component) = (self.source.checkpoint, self.component);
+        match checkpoint.check_tensor(component, name) {
+            Err(error) => error.into(),
+            Ok(()) => LoadError::Unsupported(format!(
+                "tensor {name:?} changes while it is read: it had values that are NaN or infinite"
+            )),
+        }
     }
 
     /// A tensor in bfloat16.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Region, LoadError> {
-        let view = self.view(name, shape)?;
         let count: usize = shape.iter().product();
         let region = self.take(count * BF16)?;
-        self.staging.copy(region, &view.bytes, view.dtype)?;
+        self.fill(region, name, shape)?;
         Ok(region)
     }
 
@@ -132,10 +188,8 @@ impl<'a> Loader<'a> {
     ) -> Result<(), LoadError> {
         let mut start = 0;
         for (name, rows) in parts {
-            let view = self.view(name, &[*rows, columns])?;
             let bytes = rows * columns * BF16;
-            self.staging
-                .copy(region.part(start, bytes)?, &view.bytes, view.dtype)?;
+            self.fill(region.part(start, bytes)?, name, &[*rows, columns])?;
             start += bytes;
         }
         Ok(())
@@ -149,11 +203,13 @@ impl<'a> Loader<'a> {
         columns: usize,
     ) -> Result<Matrix, LoadError> {
         let shape = (rows_of(parts), columns);
-        let before = self.scratch(shape.0 * shape.1 * BF16)?;
-        self.stack_into(before, parts, columns)?;
         let region = self.take(Matrix::bytes(format, shape))?;
         let matrix = Matrix::within(region, format, shape)?;
-        quantise(self.gpu, matrix, Matrix::bf16(before, shape)?)?;
+        if self.source.loaded.is_none() {
+            let before = self.scratch(shape.0 * shape.1 * BF16)?;
+            self.stack_into(before, parts, columns)?;
+            quantise(self.gpu, matrix, Matrix::bf16(before, shape)?)?;
+        }
         Ok(matrix)
     }
 
@@ -181,7 +237,7 @@ impl<'a> Loader<'a> {
         }
         let mut values = Vec::with_capacity(parts.len() * padded.0 * padded.1);
         for (name, rows) in parts {
-            let whole = self.view(name, &[*rows, columns])?.to_f32();
+            let whole = self.values(name, &[*rows, columns])?;
             for row in whole.chunks_exact(columns) {
                 values.extend(row.iter().copied().map(bf16::from_f32));
                 values.resize(values.len() + padded.1 - columns, bf16::ZERO);
@@ -195,17 +251,19 @@ impl<'a> Loader<'a> {
     pub(crate) fn vectors(&mut self, parts: &[(String, usize)]) -> Result<Region, LoadError> {
         let mut values = Vec::new();
         for (name, length) in parts {
-            values.extend(self.view(name, &[*length])?.to_f32());
+            values.extend(self.values(name, &[*length])?);
             values.resize(values.len().next_multiple_of(8), 0f32);
         }
         let region = self.take(values.len() * F32)?;
-        self.gpu.upload(region, &values)?;
+        if self.source.loaded.is_none() {
+            self.gpu.upload(region, &values)?;
+        }
         Ok(region)
     }
 
     /// A vector in bfloat16, filled with zeros up to a multiple of eight.
     pub(crate) fn vector(&mut self, name: &str, length: usize) -> Result<Region, LoadError> {
-        let whole = self.view(name, &[length])?.to_f32();
+        let whole = self.values(name, &[length])?;
         let mut values: Vec<bf16> = whole.into_iter().map(bf16::from_f32).collect();
         values.resize(length.next_multiple_of(8), bf16::ZERO);
         self.upload_bf16(&values)
@@ -213,8 +271,10 @@ impl<'a> Loader<'a> {
 
     pub(crate) fn upload_bf16(&mut self, values: &[bf16]) -> Result<Region, LoadError> {
         let region = self.take(values.len() * BF16)?;
-        let bits: Vec<u16> = values.iter().map(|value| value.to_bits()).collect();
-        self.gpu.upload(region, &bits)?;
+        if self.source.loaded.is_none() {
+            let bits: Vec<u16> = values.iter().map(|value| value.to_bits()).collect();
+            self.gpu.upload(region, &bits)?;
+        }
         Ok(region)
     }
 
@@ -281,7 +341,7 @@ impl<'a> Loader<'a> {
         name: &str,
         [outputs, inputs, size]: [usize; 3],
     ) -> Result<Region, LoadError> {
-        let whole = self.view(name, &[outputs, inputs, size, size])?.to_f32();
+        let whole = self.values(name, &[outputs, inputs, size, size])?;
         let (all_outputs, all_inputs) = (outputs.next_multiple_of(8), inputs.next_multiple_of(8));
         let area = size * size;
         let mut values = vec![bf16::ZERO; all_outputs * area * all_inputs];

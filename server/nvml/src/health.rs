@@ -1,10 +1,17 @@
 //! What is wrong with a GPU: with its memory before it computes, and the faults that it reports later.
 
 use crate::Gpus;
+use crate::figures::uncorrected_errors;
+use nvml_wrapper::Device;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
+use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::{
+    NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
+};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::thread;
@@ -77,13 +84,17 @@ impl MemoryHealth {
 /// # Errors
 /// Which GPU must not be used, and why.
 pub fn check(gpus: &Gpus) -> Result<(), String> {
-    if gpus.nvml().is_none() {
+    let Some(nvml) = gpus.nvml() else {
         tracing::warn!(
             "NVIDIA's management library is missing: the GPU's memory errors and faults are not watched; \
              a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         );
-    }
-    for (index, health) in gpus.memory_health().into_iter().enumerate() {
+        return Ok(());
+    };
+    let devices = gpus
+        .devices(&nvml)
+        .map_err(|error| format!("NVIDIA's management library does not find the GPUs: {error}"))?;
+    for (index, health) in devices.iter().map(memory_health).enumerate() {
         if let Some(refusal) = health.refusal() {
             return Err(format!("GPU {index}: {refusal}"));
         }
@@ -92,6 +103,21 @@ pub fn check(gpus: &Gpus) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What a GPU does not know counts as well.
+fn memory_health(device: &Device<'_>) -> MemoryHealth {
+    let fields = [NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_FAILURE].map(FieldId);
+    let values = device.field_values_for(&fields).unwrap_or_default();
+    let mut values = values.into_iter().map(|value| {
+        let value = value.ok().and_then(|sample| sample.value.ok());
+        matches!(value, Some(SampleValue::U32(1..) | SampleValue::U64(1..)))
+    });
+    MemoryHealth {
+        uncorrected: uncorrected_errors(device).unwrap_or(0),
+        remap_pending: values.next().unwrap_or(false),
+        remap_failed: values.next().unwrap_or(false),
+    }
 }
 
 /// Returns when a GPU reports a fault after which it must not be computed on; never without NVIDIA's driver.
@@ -124,8 +150,10 @@ fn keep_watch(
         let began = Instant::now();
         // The library is opened anew: after a restart of the driver the old one only fails.
         let outcome = gpus.reopen().and_then(|nvml| {
+            let registered = gpus.devices(&nvml)?;
             next_fault(
                 &nvml,
+                &registered,
                 || tell.is_closed(),
                 || {
                     watch.0.set(1);
@@ -133,7 +161,7 @@ fn keep_watch(
             )
         });
         watch.0.set(0);
-        match outcome {
+        match outcome.or_else(of_the_library) {
             Ok(Some(fault)) => {
                 // Nobody waits any more when the server ends meanwhile.
                 let _unheard = tell.send(fault);
@@ -157,12 +185,12 @@ fn keep_watch(
 
 fn next_fault(
     nvml: &Nvml,
+    devices: &[Device<'_>],
     given_up: impl Fn() -> bool,
     watching: impl FnOnce(),
 ) -> Result<Option<String>, NvmlError> {
     let mut events = nvml.create_event_set()?;
-    for index in 0..nvml.device_count()? {
-        let device = nvml.device_by_index(index)?;
+    for device in devices {
         let registered = device.register_events(EventTypes::CRITICAL_XID_ERROR, events);
         events = registered.map_err(|error| error.error)?;
     }
@@ -176,11 +204,21 @@ fn next_fault(
                 }
             }
             Err(NvmlError::Timeout) => {}
-            Err(NvmlError::GpuLost) => return Ok(Some("the GPU has left its bus".to_owned())),
             Err(error) => return Err(error),
         }
     }
     Ok(None)
+}
+
+/// Errors of the library after which nothing can be computed, whichever call has them.
+fn of_the_library(error: NvmlError) -> Result<Option<String>, NvmlError> {
+    match error {
+        NvmlError::GpuLost => Ok(Some("the GPU has left its bus".to_owned())),
+        NvmlError::DriverNotLoaded => {
+            Ok(Some("the GPU's driver is not loaded any more".to_owned()))
+        }
+        error => Err(error),
+    }
 }
 
 /// What to say about a fault that is the GPU's own.
@@ -239,4 +277,4 @@ mod tests {
 }
 
 #[cfg(test)]
-mod played;
+mod watch_tests;

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use prometheus_client::registry::Registry;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves an executor on a free port of this machine.
-    pub(crate) fn start(executor: Box<dyn Executor>) -> Result<Self, Failure> {
+    /// Serves executors on a free port of this machine.
+    pub(crate) fn start(executors: Vec<Box<dyn Executor>>) -> Result<Self, Failure> {
         let runtime = Runtime::new().map_err(Failure::other)?;
         let identity = Identity {
             variant: Variant::Turbo,
@@ -36,7 +37,7 @@ impl Server {
         };
         let app = App::new(identity, Limits::default(), TIMEOUT, HttpMetrics::default());
         let options = EngineOptions::default();
-        let engine = Engine::start(vec![executor], options, EngineMetrics::default());
+        let engine = Engine::start(executors, options, EngineMetrics::default());
         app.start_serving(engine.map_err(Failure::other)?);
         let addresses = Addresses {
             api: free_address().map_err(Failure::other)?,
@@ -76,25 +77,14 @@ impl Server {
     }
 
     /// Warms up and measures requests one after the other.
-    pub(crate) fn measure(
-        &self,
-        args: &Bench,
-        (width, height): (u32, u32),
-    ) -> Result<Samples, Failure> {
+    pub(crate) fn measure(&self, args: &Bench, size: (u32, u32)) -> Result<Samples, Failure> {
         let mut number = 100_000;
         // Kept: the client's memory is not what is measured.
         let mut answer = Vec::new();
         let mut one = || {
             number += 1;
-            let body = serde_json::json!({
-                "model": "z-image-turbo",
-                "prompt": prompt(number, args.prompt_words),
-                "size": format!("{width}x{height}"),
-                "num_inference_steps": args.num_inference_steps,
-                "seed": number,
-            });
-            self.post(&body.to_string(), &mut answer)
-                .map_err(Failure::other)
+            let body = body(args, size, number);
+            self.post(&body, &mut answer).map_err(Failure::other)
         };
         let warm = Instant::now();
         while warm.elapsed() < Duration::from_secs(args.warm_up_seconds) {
@@ -106,6 +96,38 @@ impl Server {
             samples.push(one()?);
         }
         Ok(samples)
+    }
+
+    /// Images a second while every place of the queue is taken.
+    pub(crate) fn throughput(
+        &self,
+        args: &Bench,
+        size: (u32, u32),
+        devices: usize,
+    ) -> Result<f64, Failure> {
+        let clients = EngineOptions::default().max_queue_length + devices;
+        let (next, images) = (AtomicUsize::new(0), 4 * clients);
+        let began = Instant::now();
+        let client = || {
+            let mut answer = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= images {
+                    return Ok(());
+                }
+                self.post(&body(args, size, 300_000 + number), &mut answer)?;
+            }
+        };
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+            let panicked = |_| io::Error::other("a client panicked");
+            let mut ended = clients
+                .into_iter()
+                .map(|client| client.join().map_err(panicked)?);
+            ended.try_for_each(|outcome: io::Result<()>| outcome)
+        })
+        .map_err(Failure::other)?;
+        Ok(images as f64 / began.elapsed().as_secs_f64())
     }
 
     /// The time until the last byte of the answer is there.
@@ -129,6 +151,17 @@ impl Server {
         let start = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).into_owned();
         Err(io::Error::other(format!("the server answered {start}")))
     }
+}
+
+fn body(args: &Bench, (width, height): (u32, u32), number: usize) -> String {
+    let body = serde_json::json!({
+        "model": "z-image-turbo",
+        "prompt": prompt(number, args.prompt_words),
+        "size": format!("{width}x{height}"),
+        "num_inference_steps": args.num_inference_steps,
+        "seed": number,
+    });
+    body.to_string()
 }
 
 fn free_address() -> io::Result<SocketAddr> {

@@ -37,10 +37,14 @@ pub(crate) struct Parts {
     pub(crate) memory: Option<u64>,
     /// Images a second of requests that take their steps together, by their number.
     pub(crate) batches: Vec<(u32, f64)>,
+    /// Images a second by the number of GPUs, each of which makes images of its own. Empty with one GPU.
+    pub(crate) several: Vec<(usize, f64)>,
+    /// The same of all GPUs over HTTP.
+    pub(crate) several_http: Option<f64>,
 }
 
 impl Parts {
-    fn new((width, height): (u32, u32), steps: u32) -> Self {
+    pub(super) fn new((width, height): (u32, u32), steps: u32) -> Self {
         Self {
             width,
             height,
@@ -55,6 +59,8 @@ impl Parts {
             joules: None,
             memory: None,
             batches: Vec::new(),
+            several: Vec::new(),
+            several_http: None,
         }
     }
 
@@ -110,7 +116,7 @@ pub(crate) fn prompt(number: usize, words: usize) -> String {
     format!("{number:05} {}", "a red fox ".repeat(words))
 }
 
-fn request(args: &Bench, size: (u32, u32), number: usize) -> ImageRequest {
+pub(super) fn request(args: &Bench, size: (u32, u32), number: usize) -> ImageRequest {
     ImageRequest {
         num_inference_steps: args.num_inference_steps,
         noise: Noise {
@@ -179,7 +185,7 @@ fn together(executor: &mut dyn Executor, requests: &[ImageRequest]) -> Result<f6
 }
 
 /// One request as the engine makes it.
-fn one(
+pub(super) fn one(
     executor: &mut dyn Executor,
     request: &ImageRequest,
     parts: &mut Parts,

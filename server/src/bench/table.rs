@@ -27,10 +27,11 @@ pub(crate) fn text(measured: &Measured) -> String {
     format!(
         "milliseconds; p50, p99 and sd (standard deviation) are from the prompt to pixels, those of http to the PNG;\n\
          ceiling is the share of a step that its products and attention would take at what the libraries reach\n\
-         {}{}{}{}",
+         {}{}{}{}{}",
         line(HEADING.map(str::to_owned)),
         rows.collect::<String>(),
         batches(&measured.sizes),
+        several(&measured.sizes),
         summary(measured)
     )
 }
@@ -80,6 +81,33 @@ fn batches(sizes: &[Parts]) -> String {
     heading + &rows.collect::<String>()
 }
 
+/// Images a second by the number of GPUs, and how many times those of one.
+fn several(sizes: &[Parts]) -> String {
+    let with = |parts: &&Parts| !parts.several.is_empty();
+    let Some(first) = sizes.iter().find(with) else {
+        return String::new();
+    };
+    let heading = first.several.iter().map(|(count, _)| match count {
+        1 => "1 GPU".to_owned(),
+        _ => format!("{count} GPUs"),
+    });
+    let ends = ["times".to_owned(), "http".to_owned()];
+    let heading = line(
+        std::iter::once("images/s".to_owned())
+            .chain(heading)
+            .chain(ends),
+    );
+    let rows = sizes.iter().filter(with).map(|parts| {
+        let rates = parts.several.iter().map(|(_, rate)| *rate);
+        let times = rates.clone().next_back().zip(rates.clone().next());
+        let times = times.map(|(all, one)| all / one);
+        let ends = [or_dash(times, 3), or_dash(parts.several_http, 3)];
+        let rates = rates.map(|rate| format!("{rate:.3}"));
+        line(std::iter::once(size(parts)).chain(rates).chain(ends))
+    });
+    heading + &rows.collect::<String>()
+}
+
 fn summary(measured: &Measured) -> String {
     let ready = format!("ready after {:.1} s", measured.start_up);
     let memory = measured.memory.map_or_else(String::new, |bytes| {
@@ -104,6 +132,7 @@ pub(crate) fn json(measured: &Measured) -> Value {
             "sd": samples.deviation(),
         })
     };
+    let of_gpus = |&(gpus, rate): &(usize, f64)| json!({"gpus": gpus, "images_per_second": rate});
     let of_size = |parts: &Parts| {
         let batch =
             |&(batch, rate): &(u32, f64)| json!({"batch": batch, "images_per_second": rate});
@@ -123,6 +152,8 @@ pub(crate) fn json(measured: &Measured) -> Value {
             "joules_per_image": parts.joules_per_image(),
             "memory": parts.memory,
             "batches": parts.batches.iter().map(batch).collect::<Vec<_>>(),
+            "gpus": parts.several.iter().map(of_gpus).collect::<Vec<_>>(),
+            "gpus_http_images_per_second": parts.several_http,
         })
     };
     let sizes: Vec<Value> = measured.sizes.iter().map(of_size).collect();

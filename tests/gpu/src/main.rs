@@ -24,6 +24,7 @@ mod model;
 mod operations;
 mod oracle;
 mod precisions;
+mod several;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
@@ -94,6 +95,10 @@ fn main() -> ExitCode {
             (true, false)
         }
     };
+    let several = hopper && zimage_cuda::uuids().is_ok_and(|uuids| uuids.len() > 1);
+    if !skipped && !several {
+        eprintln!("SKIPPED: what is of several Hopper GPUs, because there are none");
+    }
     if !skipped && !hopper {
         eprintln!("SKIPPED: what is Hopper's own, because this GPU is none");
     }
@@ -105,12 +110,15 @@ fn main() -> ExitCode {
     let hoppers = hopper::ALL.iter().map(operation);
     let hoppers = hoppers.chain(precisions::ALL.iter().map(model));
     let hoppers = hoppers.map(|test| test.with_ignored_flag(!hopper));
+    let severals = several::ALL.iter().map(model);
+    let severals = severals.map(|test| test.with_ignored_flag(!several));
     let operations = operations::ALL.iter().map(operation);
     let models = model::ALL.iter().map(model);
     let tests = operations
         .chain(models)
         .map(|test| test.with_ignored_flag(skipped))
         .chain(hoppers)
+        .chain(severals)
         .collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     println!(

@@ -101,6 +101,15 @@ fn a_template_that_fails_or_says_nothing_is_found_before_the_model_is_loaded() {
         ),
         ("{{ raise_exception('never') }}", "never"),
         ("", "made no text"),
+        // Guidance leads away from the empty prompt.
+        (
+            "{% if not messages[0].content %}{{ raise_exception('empty') }}{% endif %}a cat",
+            "empty",
+        ),
+        (
+            "{% if messages[0].content %}a cat{% endif %}",
+            "made no text of the prompt \"\"",
+        ),
     ] {
         let error = error_after(|dir| {
             fs::write(dir.join("tokenizer/chat_template.jinja"), template).unwrap();

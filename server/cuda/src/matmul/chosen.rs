@@ -82,6 +82,10 @@ impl Table {
     }
 }
 
+/// What was chosen on a GPU, for others of its kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Algorithms(Table);
+
 /// Algorithms by product. Several processes may share the file: it changes as a whole, under a lock, and what one has
 /// chosen the others take. Each keeps what it has read, so a running process never changes its algorithms.
 pub(super) struct Chosen {
@@ -123,6 +127,27 @@ impl Chosen {
             table.add(cached(path.as_deref()));
         }
         Ok(Self { path, table, given })
+    }
+
+    /// With what was chosen on another GPU of the process: the same requests give the same bytes on both. Another kind of
+    /// GPU chooses for itself.
+    pub(super) fn shared(
+        properties: &Properties,
+        options: &GpuOptions,
+        algorithms: &Algorithms,
+    ) -> Result<Self, LoadError> {
+        if Platform::of(properties) != algorithms.0.platform {
+            return Self::open(properties, options);
+        }
+        Ok(Self {
+            path: None,
+            table: algorithms.0.clone(),
+            given: true,
+        })
+    }
+
+    pub(super) fn algorithms(&self) -> Algorithms {
+        Algorithms(self.table.clone())
     }
 
     /// Whether the table was given: then nothing is chosen here, and every process with the table computes the same.
@@ -248,6 +273,20 @@ mod tests {
                 cudnn: 91_900,
             },
         }
+    }
+
+    #[test]
+    fn a_second_gpu_computes_with_what_the_first_chose_unless_it_is_of_another_kind() {
+        let mut first = open("H100", None, None).unwrap();
+        let algorithm = cublasLtMatmulAlgo_t { data: [7; 8] };
+        first.set("a".to_owned(), 64, algorithm, |_| true);
+        let algorithms = first.algorithms();
+        let on = |name| Chosen::shared(&properties(name), &GpuOptions::default(), &algorithms);
+        let second = on("H100").unwrap();
+        assert!(second.given());
+        assert_eq!(second.get("a", 64).unwrap().data, [7; 8]);
+        let other = on("A100").unwrap();
+        assert!(!other.given() && other.get("a", 64).is_none());
     }
 
     /// On a GPU, with a folder and a table.

@@ -8,9 +8,9 @@ use crate::matrix::ROTATED;
 use crate::memory::{Memory, Region};
 use crate::ops::hopper;
 use crate::precision::Precision;
-use crate::weights::Loader;
+use crate::weights::{Loader, Source};
+use zimage_checkpoint::Component;
 use zimage_checkpoint::config::TransformerConfig;
-use zimage_checkpoint::{Checkpoint, Component};
 use zimage_core::rotary::TIME_FREQUENCIES;
 
 /// Width of the first layer of the time's embedding.
@@ -36,7 +36,7 @@ pub(crate) struct Transformer {
     pub(super) final_modulation: Linear,
     pub(super) final_linear: Linear,
     /// What every region above is a part of.
-    _memory: Vec<Memory>,
+    memory: Vec<Memory>,
 }
 
 /// The weights of one block.
@@ -53,18 +53,23 @@ pub(super) struct Block {
 }
 
 impl Transformer {
+    /// What holds all of its weights: another GPU copies them.
+    pub(crate) fn memory(&self) -> &[Memory] {
+        &self.memory
+    }
+
     pub(crate) fn load(
         gpu: &Gpu,
-        checkpoint: &Checkpoint,
+        source: Source<'_>,
         precision: Precision,
     ) -> Result<Self, LoadError> {
-        let config = checkpoint.transformer().clone();
+        let config = source.checkpoint.transformer().clone();
         supported(&config)?;
         if precision == Precision::Int8 {
             integers_are_supported(gpu, &config)?;
         }
         let formats = |name: &str| Some(precision.format(name));
-        let mut loader = Loader::new(gpu, checkpoint, Component::Transformer, formats)?;
+        let mut loader = Loader::new(gpu, source, Component::Transformer, formats)?;
         let (dim, adaln, patch) = (config.dim, config.adaln_dim(), config.patch_dim());
         let caption = config.cap_feat_dim;
         let last = "all_final_layer.2-1";
@@ -118,7 +123,7 @@ impl Transformer {
             )?,
             final_linear: loader.linear(&format!("{last}.linear"), (dim, patch), Output::F32)?,
             config,
-            _memory: loader.finish()?,
+            memory: loader.finish()?,
         })
     }
 

@@ -11,10 +11,10 @@ use crate::gpu::Gpu;
 use crate::matrix::Format;
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::image::{Bytes, Latents, from_latents, to_bytes};
-use crate::weights::Loader;
+use crate::weights::{Loader, Source};
 use std::sync::atomic::{AtomicU64, Ordering};
+use zimage_checkpoint::Component;
 use zimage_checkpoint::config::VaeConfig;
-use zimage_checkpoint::{Checkpoint, Component};
 
 /// Numbers of strips that are tried, the fewest first.
 const STRIPS: [usize; 7] = [2, 3, 4, 6, 8, 12, 16];
@@ -35,7 +35,7 @@ pub(crate) struct Decoder {
     up_blocks: Vec<UpBlock>,
     norm_out: Norm,
     conv_out: Conv,
-    _memory: Vec<Memory>,
+    memory: Vec<Memory>,
 }
 
 struct UpBlock {
@@ -45,10 +45,15 @@ struct UpBlock {
 }
 
 impl Decoder {
-    pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let config = checkpoint.vae().clone();
+    /// What holds all of its weights: another GPU copies them.
+    pub(crate) fn memory(&self) -> &[Memory] {
+        &self.memory
+    }
+
+    pub(crate) fn load(gpu: &Gpu, source: Source<'_>) -> Result<Self, LoadError> {
+        let config = source.checkpoint.vae().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::Vae, |name| {
+        let mut loader = Loader::new(gpu, source, Component::Vae, |name| {
             name.starts_with("decoder.").then_some(Format::Bf16)
         })?;
         let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
@@ -87,7 +92,7 @@ impl Decoder {
             conv_in,
             middle,
             up_blocks,
-            _memory: loader.finish()?,
+            memory: loader.finish()?,
             config,
         })
     }
@@ -339,7 +344,7 @@ mod tests {
             ],
             norm_out: norm(128),
             conv_out: conv((128, 3), 3),
-            _memory: Vec::new(),
+            memory: Vec::new(),
         }
     }
 

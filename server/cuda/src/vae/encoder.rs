@@ -9,10 +9,10 @@ use crate::gpu::Gpu;
 use crate::matrix::Format;
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::BF16;
-use crate::weights::Loader;
+use crate::weights::{Loader, Source};
 use half::bf16;
+use zimage_checkpoint::Component;
 use zimage_checkpoint::config::VaeConfig;
-use zimage_checkpoint::{Checkpoint, Component};
 use zimage_core::pixels::Pixels;
 
 /// From pixels to latents.
@@ -23,7 +23,7 @@ pub(crate) struct Encoder {
     middle: MiddleBlock,
     norm_out: Norm,
     conv_out: Conv,
-    _memory: Vec<Memory>,
+    memory: Vec<Memory>,
 }
 
 struct DownBlock {
@@ -33,10 +33,15 @@ struct DownBlock {
 }
 
 impl Encoder {
-    pub(crate) fn load(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let config = checkpoint.vae().clone();
+    /// What holds all of its weights: another GPU copies them.
+    pub(crate) fn memory(&self) -> &[Memory] {
+        &self.memory
+    }
+
+    pub(crate) fn load(gpu: &Gpu, source: Source<'_>) -> Result<Self, LoadError> {
+        let config = source.checkpoint.vae().clone();
         supported(&config)?;
-        let mut loader = Loader::new(gpu, checkpoint, Component::Vae, |name| {
+        let mut loader = Loader::new(gpu, source, Component::Vae, |name| {
             name.starts_with("encoder.").then_some(Format::Bf16)
         })?;
         let (channels, groups) = (&config.block_out_channels, config.norm_num_groups);
@@ -77,7 +82,7 @@ impl Encoder {
             conv_out: Conv::load(&mut loader, "encoder.conv_out", conv_out, 3)?,
             conv_in,
             down_blocks,
-            _memory: loader.finish()?,
+            memory: loader.finish()?,
             config,
         })
     }

@@ -46,8 +46,14 @@ impl<'a> Staging<'a> {
         })
     }
 
-    /// Copies values as they are stored; they arrive as bfloat16.
-    pub(super) fn copy(&mut self, to: Region, bytes: &[u8], dtype: DType) -> Result<(), GpuError> {
+    /// Copies values as they are stored; they arrive as bfloat16. Says whether all are finite.
+    pub(super) fn copy(
+        &mut self,
+        to: Region,
+        bytes: &[u8],
+        dtype: DType,
+    ) -> Result<bool, GpuError> {
+        let mut finite = true;
         let width = match dtype {
             DType::F32 => 4,
             DType::BF16 | DType::F16 => BF16,
@@ -58,7 +64,7 @@ impl<'a> Staging<'a> {
             let buffer = &mut self.buffers[self.next];
             self.next ^= 1;
             buffer.copied.synchronize()?;
-            fill(&mut buffer.host.bytes()[..piece.len()], piece);
+            finite &= fill(&mut buffer.host.bytes()[..piece.len()], piece, dtype);
             if dtype == DType::BF16 {
                 self.gpu.upload_pinned(part, &buffer.host, piece.len())?;
             } else {
@@ -68,22 +74,90 @@ impl<'a> Staging<'a> {
             }
             buffer.copied.record(self.gpu.stream())?;
         }
-        Ok(())
+        Ok(finite)
     }
 }
 
-fn fill(to: &mut [u8], from: &[u8]) {
+/// Copies on several threads, which look at the values on their way.
+fn fill(to: &mut [u8], from: &[u8], dtype: DType) -> bool {
     let share = from.len().div_ceil(THREADS).max(1 << 20);
+    let share = share.next_multiple_of(size_of::<f32>());
+    let copy = |to: &mut [u8], from: &[u8]| {
+        to.copy_from_slice(from);
+        is_finite(to, dtype)
+    };
     thread::scope(|scope| {
-        for (to, from) in to.chunks_mut(share).zip(from.chunks(share)) {
-            scope.spawn(|| to.copy_from_slice(from));
+        let parts = to.chunks_mut(share).zip(from.chunks(share));
+        let threads: Vec<_> = parts
+            .map(|(to, from)| scope.spawn(move || copy(to, from)))
+            .collect();
+        // Every thread is waited for, also behind one that found something.
+        let finite = |all: bool, thread: thread::ScopedJoinHandle<'_, bool>| {
+            all & thread.join().unwrap_or(false)
+        };
+        threads.into_iter().fold(true, finite)
+    })
+}
+
+/// No value has an exponent of ones alone, which NaN and the infinite have. Without a branch, so that the loop is vectors.
+fn is_finite(bytes: &[u8], dtype: DType) -> bool {
+    let halves = |exponent: u16| {
+        let found = |found: bool, half: &[u8; 2]| {
+            found | (u16::from_le_bytes(*half) & exponent == exponent)
+        };
+        !bytes.as_chunks().0.iter().fold(false, found)
+    };
+    match dtype {
+        DType::BF16 => halves(0x7f80),
+        DType::F16 => halves(0x7c00),
+        DType::F32 => {
+            let exponent = 0x7f80_0000;
+            let found = |found: bool, word: &[u8; 4]| {
+                found | (u32::from_le_bytes(*word) & exponent == exponent)
+            };
+            !bytes.as_chunks().0.iter().fold(false, found)
         }
-    });
+    }
 }
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // The buffers must outlive the copies that read them. After a fault the driver refuses, and nothing is read.
         let _ = self.gpu.synchronize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    #[test]
+    fn values_that_are_not_finite_are_seen_wherever_they_are() {
+        let bytes = |value: f32, dtype| match dtype {
+            DType::F32 => value.to_le_bytes().to_vec(),
+            DType::BF16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+            DType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+        };
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            for place in [0, 1, 700_000, 1_500_000] {
+                for (value, expected) in [
+                    (f32::NAN, false),
+                    (f32::NEG_INFINITY, false),
+                    (-65504.0, true),
+                ] {
+                    let width = bytes(0.0, dtype).len();
+                    let mut from = bytes(1.5, dtype).repeat(1_500_001);
+                    from[place * width..(place + 1) * width].copy_from_slice(&bytes(value, dtype));
+                    let mut to = vec![0; from.len()];
+                    assert_eq!(
+                        fill(&mut to, &from, dtype),
+                        expected,
+                        "{value} of {dtype:?}"
+                    );
+                    assert_eq!(to, from);
+                }
+            }
+        }
     }
 }

@@ -27,7 +27,7 @@ const FAULTS: [(&str, &str); 4] = [
 
 async fn with_played_gpu() -> Result<String> {
     let change = r#"
-        cc -shared -fPIC -DPLAY='"/etc/play"' -o "$root/lib/libnvidia-ml.so.1" server/nvml/src/health/nvml.c
+        cc -shared -fPIC -DPLAY='"/etc/play"' -o "$root/lib/libnvidia-ml.so.1" server/nvml/src/nvml.c
     "#;
     variant("testserver", "gpu", change).await
 }

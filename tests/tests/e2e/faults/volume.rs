@@ -148,7 +148,7 @@ async fn a_model_that_loads_for_too_long_ends_the_server_with_the_reason() -> Re
                 .flat_map(|it| [it.state, it.last_state])
                 .flatten();
             let mut ends = states.filter_map(|state| state.terminated?.message);
-            Ok(ends.find(|message| message.contains("not loaded within 1 s")))
+            Ok(ends.find(|message| message.contains("was not loaded in time")))
         })
         .await?;
         let answers = send(&scene.gateway().await?, 20, 2).await?;
