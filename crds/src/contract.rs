@@ -21,6 +21,8 @@ pub const READYZ_PATH: &str = "/readyz";
 
 /// Figure of a server: share of the time in which a GPU ran a kernel, 0 to 1, one sample for each GPU.
 pub const GPU_UTILIZATION: &str = "zimage_gpu_utilization_ratio";
+/// Figure of a server that computes on GPUs, and of no other: whether it hears of their faults.
+pub const GPU_FAULT_WATCH: &str = "zimage_gpu_fault_watch";
 /// Figure of a server: images that wait.
 pub const REQUESTS_WAITING: &str = "zimage_requests_waiting";
 /// Figure of a gateway: seconds since the API server let it see what it follows, one sample for each source.

@@ -106,8 +106,8 @@ pub struct GatewaySpec {
         inner(length(min = 1, max = 261), regex(pattern = r"^https?://[^\s,/]+$"))
     )]
     pub allowed_origins: Option<Vec<String>>,
-    /// CPU, memory and disk of each pod. Unset: requests of 100m CPU, 64Mi memory and 16Mi ephemeral-storage, limits of 256Mi
-    /// memory and 256Mi ephemeral-storage.
+    /// CPU, memory and disk of each pod; memory always has a limit, without one here the default's or the request. Unset:
+    /// requests of 100m CPU, 64Mi memory and 16Mi ephemeral-storage, limits of 256Mi memory and 256Mi ephemeral-storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Where pods may run; each field is passed to the pod as it is. Unset: wherever Kubernetes finds room.

@@ -128,8 +128,9 @@ pub struct GpuSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 63))]
     pub product: Option<String>,
-    /// GPUs a pod. 1 alone, default 1: the engine computes on one GPU; more follows when it uses more.
-    #[schemars(range(min = 1, max = 1))]
+    /// GPUs a pod, 1 to 8, default 1. Each holds the whole model and makes images of its own: a pod of two makes twice as
+    /// many a second, and each image takes as long.
+    #[schemars(range(min = 1, max = 8))]
     pub count: i32,
     /// Extended resource that the device plugin offers, 3 to 253 characters with a `/`. Default: `nvidia.com/gpu`.
     #[schemars(length(min = 3, max = 253))]
@@ -267,7 +268,8 @@ pub struct TierSpec {
     /// Options of the inference engine. Unset: each has its default.
     #[serde(default)]
     pub engine: EngineSpec,
-    /// CPU, memory and disk of each pod; GPUs come from `gpu` alone. Unset: what a released model needs, requests of 2 CPUs,
+    /// CPU, memory and disk of each pod; GPUs come from `gpu` alone, and memory always has a limit, without one here the
+    /// default's or the request. Unset: what a released model needs, requests of 2 CPUs,
     /// 48Gi memory (16Gi with a GPU) and 1Gi ephemeral-storage, limits of 64Gi (32Gi with a GPU) and 2Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,

@@ -2,6 +2,7 @@
 
 use crate::changes::Progress;
 use crate::leader::Lead;
+use crate::observe::Observer;
 use crate::watches::Scope;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
@@ -21,6 +22,8 @@ const LATE: Duration = Duration::from_secs(60);
 /// What the operator does, as far as its probes and metrics tell it.
 pub struct Health {
     scopes: Vec<Arc<Scope>>,
+    /// Each takes a scope's traffic decisions.
+    observers: Vec<Arc<Observer>>,
     lead: Lead,
     /// When the election's loop turned last.
     election: Mutex<Option<Instant>>,
@@ -37,9 +40,16 @@ impl Health {
     pub fn new(scopes: Vec<Arc<Scope>>, lead: Lead) -> Self {
         Self {
             scopes,
+            observers: Vec::new(),
             lead,
             election: Mutex::default(),
         }
+    }
+
+    /// The same, looking at who takes the traffic decisions too.
+    #[must_use]
+    pub fn watching(self, observers: Vec<Arc<Observer>>) -> Self {
+        Self { observers, ..self }
     }
 
     /// The election's loop turns: called at least every few seconds from the first call on.
@@ -54,8 +64,11 @@ impl Health {
     pub fn alive(&self) -> Result<(), String> {
         let turned = *self.election();
         let election = turned.map_or(Duration::ZERO, |at| at.elapsed());
-        let work = self.work();
-        alive(election, &work)
+        let decisions = self.observers.iter().map(|observer| observer.still_for());
+        alive(
+            [election, decisions.max().unwrap_or_default()],
+            &self.work(),
+        )
     }
 
     /// Whether the operator knows all that it is to know and, where it leads, does what is to be done. A standby is ready
@@ -68,11 +81,6 @@ impl Health {
         ready(obstacles.collect(), &self.work())
     }
 
-    /// Whether every list was read to its end.
-    pub fn is_whole(&self) -> bool {
-        self.scopes.iter().all(|scope| scope.is_whole())
-    }
-
     fn work(&self) -> Vec<Progress> {
         let scopes = self.scopes.iter();
         scopes.map(|scope| scope.changes.progress()).collect()
@@ -83,12 +91,15 @@ impl Health {
     }
 }
 
-fn alive(election: Duration, work: &[Progress]) -> Result<(), String> {
-    if election > STUCK {
-        return Err(format!(
-            "the election stands still for {} s",
-            election.as_secs()
-        ));
+/// How long the election and the traffic decisions stand still, and what reconciliations do.
+fn alive([election, decisions]: [Duration; 2], work: &[Progress]) -> Result<(), String> {
+    for (what, still) in [
+        ("the election stands", election),
+        ("the traffic decisions stand", decisions),
+    ] {
+        if still > STUCK {
+            return Err(format!("{what} still for {} s", still.as_secs()));
+        }
     }
     match work.iter().map(|progress| progress.stuck).max() {
         Some(stuck) if stuck > STUCK => Err(format!(
@@ -216,18 +227,20 @@ mod tests {
             ..leader(2, 2)
         };
         assert!(ready(vec![], &[late]).unwrap_err().contains("for 61 s"));
-        assert_eq!(alive(Duration::ZERO, &[late]), Ok(()));
+        assert_eq!(alive([Duration::ZERO; 2], &[late]), Ok(()));
     }
 
     #[test]
     fn a_loop_that_stands_still_ends_the_process() {
         let stuck = STUCK + Duration::from_secs(1);
-        assert!(alive(stuck, &[]).unwrap_err().contains("election"));
+        let stands = |still| alive(still, &[]).unwrap_err();
+        assert!(stands([stuck, Duration::ZERO]).contains("election"));
+        assert!(stands([Duration::ZERO, stuck]).contains("decisions"));
         let work = Progress {
             stuck,
             ..leader(2, 1)
         };
-        let why = alive(Duration::ZERO, &[leader(1, 1), work]).unwrap_err();
+        let why = alive([Duration::ZERO; 2], &[leader(1, 1), work]).unwrap_err();
         assert!(why.contains("no reconciliation"), "{why}");
     }
 }

@@ -28,6 +28,7 @@ pub mod http;
 pub mod leader;
 pub mod metrics;
 pub mod observe;
+mod quantity;
 pub mod reconcile;
 pub mod traffic;
 pub mod watches;

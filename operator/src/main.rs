@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use futures::future::join_all;
+use futures::future::{join_all, select_all};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use std::sync::Arc;
@@ -61,12 +61,13 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     let reads = client::unguarded(&config).context("the cluster's certificates or credentials")?;
     let writes = client::guarded(&config, lead.clone())?;
     let scopes = follow(args, &reads);
-    let health = Arc::new(Health::new(scopes.clone(), lead.clone()));
     let metrics = Metrics::new();
     let observers: Vec<_> = scopes
         .iter()
         .map(|_| Arc::new(Observer::new(metrics.scrapes())))
         .collect();
+    let health = Health::new(scopes.clone(), lead.clone()).watching(observers.clone());
+    let health = Arc::new(health);
     let metrics = metrics
         .with(Arc::clone(&health))
         .with(DecisionGauges(observers.clone()));
@@ -79,7 +80,7 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
     );
     let act = async {
         tokio::select! {
-            () = whole(&health) => {}
+            _ = select_all(scopes.iter().map(|scope| Box::pin(whole(scope)))) => {}
             () = stop.cancelled() => return Ok(()),
         }
         let turns = Arc::clone(&health);
@@ -142,17 +143,17 @@ fn shared(args: &Args, client: Client, metrics: Arc<Metrics>) -> Shared {
     }
 }
 
-/// Returns once every list was read to its end; until then it is told which was not.
-async fn whole(health: &Health) {
+/// Returns once every list of a scope was read to its end; until then it is told which was not.
+async fn whole(scope: &Scope) {
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     let mut reminders = tokio::time::interval(REMINDER);
     reminders.tick().await;
-    while !health.is_whole() {
+    while !scope.is_whole() {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = reminders.tick() => {
-                let missing = health.ready().err().unwrap_or_default();
-                tracing::warn!(missing, "not every list is there yet, so nothing is done");
+                let missing = scope.obstacles().join("\n");
+                tracing::warn!(missing, "not every list is there yet, so nothing is done here");
             }
         }
     }
@@ -174,9 +175,11 @@ async fn lead_on(
     tracing::info!("leading");
     end_with(lead.clone(), stop.clone());
     shared.metrics.leads(true);
-    let controllers = scopes
-        .into_iter()
-        .map(|(scope, observer)| controller::run(shared.clone(), scope, observer));
+    // A namespace whose lists are refused keeps no other waiting.
+    let controllers = scopes.into_iter().map(async |(scope, observer)| {
+        whole(&scope).await;
+        controller::run(shared.clone(), scope, observer).await;
+    });
     tokio::select! {
         _ = join_all(controllers) => {}
         // Another replica acts from now on; ending the process is the surest way to stop acting.

@@ -50,6 +50,8 @@ pub struct Observer {
     metrics: ScrapeMetrics,
     connections: Semaphore,
     tracked: Mutex<HashMap<DeploymentRef, Tracked>>,
+    /// When the loop of [`Self::watch`] turned last.
+    turned: Mutex<Option<Instant>>,
 }
 
 /// One deployment as the last reconciliation described it.
@@ -104,7 +106,14 @@ impl Observer {
             metrics,
             connections: Semaphore::new(CONNECTIONS),
             tracked: Mutex::default(),
+            turned: Mutex::default(),
         }
+    }
+
+    /// How long no decision was taken although there is somebody to take them.
+    pub fn still_for(&self) -> Duration {
+        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        turned.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// The decision for a deployment, now. Its pods are read each second from here on.
@@ -157,6 +166,7 @@ impl Observer {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
+                    *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                     self.forget_the_gone(&exists);
                     rounds.extend(self.due().into_iter().map(|(deployment, pods)| self.round(deployment, pods)));
                 }

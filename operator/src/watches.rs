@@ -347,6 +347,9 @@ impl Watches<'_> {
     }
 }
 
+/// Bytes of an annotation that is kept.
+const LONGEST_ANNOTATION: usize = 1024;
+
 fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
@@ -464,9 +467,13 @@ fn dynamic(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> Api<
     }
 }
 
-/// Who owns which field is a large part of an object and read by nobody here.
+/// Leaves out what is a large part of an object and read by nobody here: who owns which field, and long annotations, which
+/// anybody who may write such an object could fill this program's memory with.
 fn slim<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
+    object
+        .annotations_mut()
+        .retain(|name, value| name.len() + value.len() <= LONGEST_ANNOTATION);
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use zimage_crds::contract::{
-    GATEWAY_PORT, GPU_UTILIZATION, METRICS_PATH, METRICS_PORT, REQUESTS_WAITING, SERVER_PORT,
+    GATEWAY_PORT, GPU_FAULT_WATCH, GPU_UTILIZATION, METRICS_PATH, METRICS_PORT, REQUESTS_WAITING,
+    SERVER_PORT,
 };
 use zimage_crds::{PerTier, ZImageDeployment};
 use zimage_operator::reconcile::build::{Desired, Images, children};
@@ -225,8 +226,12 @@ async fn a_server_started_as_the_operator_starts_it_answers_its_probes_and_shows
 /// A server shows it only where there is a GPU, so the sources are asked.
 #[test]
 fn the_utilisation_is_shown_by_the_name_that_the_operator_reads() {
-    for source in ["server/nvml/src/lib.rs", "tests/testserver/src/load.rs"] {
-        let name = format!("\"{GPU_UTILIZATION}\"");
+    for (source, name) in [
+        ("server/nvml/src/figures.rs", GPU_UTILIZATION),
+        ("server/nvml/src/health.rs", GPU_FAULT_WATCH),
+        ("tests/testserver/src/load.rs", GPU_UTILIZATION),
+    ] {
+        let name = format!("\"{name}\"");
         assert!(repository::read(source).contains(&name), "{source}");
     }
 }

@@ -4,7 +4,7 @@
 //! is passed over, so that a server may expose whatever else it likes. An answer is read as it arrives: no more of it is
 //! kept than one line.
 
-use zimage_crds::contract::{GPU_UTILIZATION, KNOWLEDGE_AGE, REQUESTS_WAITING};
+use zimage_crds::contract::{GPU_FAULT_WATCH, GPU_UTILIZATION, KNOWLEDGE_AGE, REQUESTS_WAITING};
 
 /// A longer line is passed over; one of ours has some hundred bytes.
 const MAX_LINE_BYTES: usize = 4096;
@@ -14,6 +14,8 @@ const MAX_LINE_BYTES: usize = 4096;
 pub(super) struct Figures {
     /// Mean over the pod's GPUs, 0 to 1. `None` without a GPU.
     pub(super) utilization: Option<f64>,
+    /// It computes on a GPU and shows no utilisation: its driver does not answer.
+    pub(super) has_lost_gpu: bool,
     /// Requests that wait.
     pub(super) waiting: u64,
     /// Of a gateway: how old the oldest is of what it knows, in seconds.
@@ -27,6 +29,7 @@ pub(super) struct Exposition {
     line: Vec<u8>,
     utilization: f64,
     gpus: u32,
+    computes_on_gpu: bool,
     waiting: f64,
     knowledge_age: Option<f64>,
 }
@@ -47,6 +50,7 @@ impl Exposition {
         self.end_line();
         Figures {
             utilization: (self.gpus > 0).then(|| self.utilization / f64::from(self.gpus)),
+            has_lost_gpu: self.computes_on_gpu && self.gpus == 0,
             // Saturating: a negative or huge gauge becomes the nearest count.
             waiting: self.waiting as u64,
             knowledge_age: self.knowledge_age,
@@ -65,6 +69,8 @@ impl Exposition {
             if let Some(ratio) = value(line, GPU_UTILIZATION) {
                 self.utilization += ratio.clamp(0.0, 1.0);
                 self.gpus = self.gpus.saturating_add(1);
+            } else if value(line, GPU_FAULT_WATCH).is_some() {
+                self.computes_on_gpu = true;
             } else if let Some(waiting) = value(line, REQUESTS_WAITING) {
                 self.waiting += waiting;
             } else if let Some(age) = value(line, KNOWLEDGE_AGE) {
@@ -133,7 +139,7 @@ mod tests {
             Figures {
                 utilization: Some(0.75),
                 waiting: 7,
-                knowledge_age: None,
+                ..Figures::default()
             }
         );
     }
@@ -141,6 +147,14 @@ mod tests {
     #[test]
     fn a_pod_without_gpu_has_no_utilisation() {
         assert_eq!(parse("zimage_requests_waiting 0\n"), Figures::default());
+    }
+
+    #[test]
+    fn a_pod_that_computes_on_a_gpu_of_which_it_shows_nothing_has_lost_it() {
+        let watch = "zimage_gpu_fault_watch 0\n";
+        assert!(parse(watch).has_lost_gpu);
+        let shown = format!("{watch}zimage_gpu_utilization_ratio{{gpu=\"0\"}} 0.5\n");
+        assert!(!parse(&shown).has_lost_gpu);
     }
 
     #[test]

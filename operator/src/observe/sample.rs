@@ -128,6 +128,10 @@ impl Samples {
         if figures.is_empty() {
             return Load::Stale;
         }
+        // Taken for a tier without GPUs it would be relieved, and get its traffic back.
+        if figures.iter().any(|figures| figures.has_lost_gpu) {
+            return Load::Stale;
+        }
         let utilizations: Vec<f64> = figures
             .iter()
             .filter_map(|value| value.utilization)
@@ -172,7 +176,7 @@ mod tests {
         Figures {
             utilization: Some(utilization),
             waiting,
-            knowledge_age: None,
+            ..Figures::default()
         }
     }
 
@@ -257,6 +261,20 @@ mod tests {
             clock.at(0),
         );
         assert_eq!(samples.observe(clock.at(0)).load, Load::NoGpu);
+    }
+
+    #[test]
+    fn a_pod_whose_gpu_shows_nothing_any_more_makes_the_figures_stale() {
+        let clock = Clock::start();
+        let mut samples = Samples::default();
+        samples.follow(vec![pod("a", 1), pod("b", 2)], clock.at(0));
+        let lost = Figures {
+            has_lost_gpu: true,
+            ..Figures::default()
+        };
+        samples.record(&pod("a", 1), lost, clock.at(0));
+        samples.record(&pod("b", 2), figures(0.1, 0), clock.at(0));
+        assert_eq!(samples.observe(clock.at(0)).load, Load::Stale);
     }
 
     #[test]

@@ -175,7 +175,7 @@ fn figures_are_those_of_the_last_answer_and_grow_old_without_one() {
         let figures = exposition::Figures {
             utilization: Some(0.5),
             waiting,
-            knowledge_age: None,
+            ..exposition::Figures::default()
         };
         let mut tracked = observer.lock();
         let entry = tracked.get_mut(&deployment("art")).unwrap();

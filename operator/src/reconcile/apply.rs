@@ -116,18 +116,7 @@ pub(super) async fn prune(
         if wanted || child.metadata.deletion_timestamp.is_some() || existing.is_in_use(child) {
             continue;
         }
-        // The cache may be behind: an object of the same name that someone made since is not ours to delete.
-        let parameters = DeleteParams::background().preconditions(Preconditions {
-            uid: child.uid(),
-            resource_version: None,
-        });
-        match api(client, child)
-            .delete(&child.name_any(), &parameters)
-            .await
-        {
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            other => drop(other?),
-        }
+        delete(&api(client, child), child).await?;
         tracing::info!(kind = kind_name(child), name = child.name_any(), "deleted");
     }
     Ok(())
@@ -171,16 +160,15 @@ async fn write(
     let api = api(client, &child);
     let name = child.name_any();
     let Some(live) = api.get_opt(&name).await? else {
-        let parameters = PostParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        let created = api.create(&parameters, &child).await?;
-        tracing::info!(kind = kind_name(&child), name, "created");
-        return Ok(created);
+        return create(&api, &child).await;
     };
     if let Err(taken) = taken_by_another(owner, &live) {
         return Err(ReconcileError::NameTaken(vec![taken]));
+    }
+    if is_bound_otherwise(&child, &live) {
+        delete(&api, &live).await?;
+        tracing::info!(kind = kind_name(&child), name, "deleted, to be made again");
+        return create(&api, &child).await;
     }
     if let Some(patch) = managed_fields::as_applied(&live) {
         api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
@@ -192,6 +180,37 @@ async fn write(
     let live = api.patch(&name, &parameters, &Patch::Apply(&child)).await?;
     tracing::info!(kind = kind_name(&child), name, "applied");
     Ok(live)
+}
+
+async fn create(
+    api: &Api<DynamicObject>,
+    child: &DynamicObject,
+) -> Result<DynamicObject, ReconcileError> {
+    let parameters = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let created = api.create(&parameters, child).await?;
+    tracing::info!(kind = kind_name(child), name = child.name_any(), "created");
+    Ok(created)
+}
+
+/// Deletes this very object: not one of the same name that someone made since.
+async fn delete(api: &Api<DynamicObject>, child: &DynamicObject) -> Result<(), kube::Error> {
+    let parameters = DeleteParams::background().preconditions(Preconditions {
+        uid: child.uid(),
+        resource_version: None,
+    });
+    match api.delete(&child.name_any(), &parameters).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Whether a binding is to another role, which no binding can be changed to.
+fn is_bound_otherwise(wanted: &DynamicObject, live: &DynamicObject) -> bool {
+    let role = |child: &DynamicObject| child.data.get("roleRef").cloned();
+    kind_name(wanted) == "RoleBinding" && role(wanted) != role(live)
 }
 
 fn taken_by_another(owner: &ZImageDeployment, live: &DynamicObject) -> Result<(), Taken> {

@@ -1,5 +1,6 @@
 //! Which events a change of status is worth. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
 
@@ -50,7 +51,8 @@ const TOLD: [ConditionType; 5] = [
     ConditionType::ImagesCurrent,
 ];
 
-/// The events between two statuses: a condition with another status or reason, and another state of the traffic.
+/// The events between two statuses: a condition with another status or reason, another refusal for the same reason, and
+/// another state of the traffic.
 pub(super) fn between(
     before: &ZImageDeploymentStatus,
     after: &ZImageDeploymentStatus,
@@ -62,6 +64,7 @@ pub(super) fn between(
             other.type_ == condition.type_
                 && other.status == condition.status
                 && other.reason == condition.reason
+                && (!is_refusal(condition) || other.message == condition.message)
         });
         if told && !same {
             events.push(event(
@@ -73,6 +76,11 @@ pub(super) fn between(
     }
     events.extend(traffic(before, after));
     events
+}
+
+/// Whether the spec was not, or not wholly, carried out: why is in the message.
+fn is_refusal(condition: &Condition) -> bool {
+    condition.type_ == ConditionType::Accepted.as_str() && condition.status == "False"
 }
 
 fn traffic(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> Option<Event> {
@@ -145,6 +153,18 @@ mod tests {
         let before = status(("True", "Available"), "Normal");
         let after = status(("False", "ModelInvalid"), "Shifted");
         assert_eq!(reasons(&before, &after), ["ModelInvalid", "Saturated"]);
+    }
+
+    #[test]
+    fn another_refusal_for_the_same_reason_is_told() {
+        let refused = |message: &str| -> ZImageDeploymentStatus {
+            let condition = json!({"type": "Accepted", "status": "False", "reason": "ApplyFailed",
+                "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            serde_json::from_value(json!({"conditions": [condition]})).unwrap()
+        };
+        let (quota, policy) = (refused("exceeded quota"), refused("denied by a policy"));
+        assert_eq!(reasons(&quota, &policy), ["ApplyFailed"]);
+        assert!(reasons(&policy, &policy).is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::fault::{Holder, ReconcileError, Taken};
 use crate::component::Component;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::ResourceExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,8 +30,19 @@ fn no_duplicates(owner: &ZImageDeployment) -> Result<(), ReconcileError> {
             spec.env.iter().map(|variable| &variable.name),
         )?;
         unique_secrets(tier.as_str(), &spec.scheduling)?;
+        unique_claims(tier.as_str(), spec.resources.as_ref())?;
     }
+    unique_claims("gateway", spec.gateway.resources.as_ref())?;
     unique_secrets("gateway", &spec.gateway.scheduling)
+}
+
+fn unique_claims(
+    component: &str,
+    resources: Option<&ResourceRequirements>,
+) -> Result<(), ReconcileError> {
+    let claims = resources.and_then(|resources| resources.claims.as_ref());
+    let names = claims.into_iter().flatten().map(|claim| &claim.name);
+    unique(&format!("spec.{component}.resources.claims"), names)
 }
 
 fn unique_secrets(component: &str, scheduling: &SchedulingSpec) -> Result<(), ReconcileError> {
@@ -155,6 +167,10 @@ mod tests {
         let secrets = json!({"imagePullSecrets": [{"name": "s"}, {"name": "s"}]});
         for (primary, field) in [
             (json!({"env": twice}), "spec.primary.env"),
+            (
+                json!({"resources": {"claims": [{"name": "c"}, {"name": "c"}]}}),
+                "spec.primary.resources.claims",
+            ),
             (
                 json!({"scheduling": secrets}),
                 "spec.primary.scheduling.imagePullSecrets",

@@ -116,3 +116,14 @@ async fn a_watch_that_fails_for_long_makes_what_is_known_doubtful_until_it_runs_
     sleep(MENDED + LONGEST_PAUSE).await;
     assert_eq!(scope.obstacles(), Vec::<String>::new());
 }
+
+#[test]
+fn of_what_others_may_write_into_an_object_little_is_kept() {
+    let long = "x".repeat(250_000);
+    let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a",
+        "annotations": {"short": "kept", "long": long}, "managedFields": [{"manager": "m"}]}}))
+    .unwrap();
+    slim(&mut pod);
+    let kept = json!({"metadata": {"name": "a", "annotations": {"short": "kept"}}});
+    assert_eq!(pod, serde_json::from_value(kept).unwrap());
+}

@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use clap::Parser as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -22,12 +23,31 @@ use zimage_tests::wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the operator in one namespace while `test` lasts.
+/// Runs the operator in a namespace of its own while `test` lasts.
 async fn with_operator(test: impl AsyncFnOnce(&Namespaced) -> Result<()>) -> Result<()> {
     with_api(async |client, namespace| {
+        let here = Namespaced { client, namespace };
+        here.operated(&[], test).await
+    })
+    .await
+}
+
+struct Namespaced {
+    client: Client,
+    namespace: String,
+}
+
+impl Namespaced {
+    /// Runs the operator with these flags while `test` lasts.
+    async fn operated(
+        &self,
+        flags: &[&str],
+        test: impl AsyncFnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let client = self.client.clone();
         let scope = Arc::new(Scope::follow(
             &client,
-            Some(&namespace),
+            Some(&self.namespace),
             &TaskTracker::new(),
         ));
         let whole = async || Ok(scope.is_whole().then_some(()));
@@ -39,27 +59,18 @@ async fn with_operator(test: impl AsyncFnOnce(&Namespaced) -> Result<()>) -> Res
                 gateway: "gateway:1".to_owned(),
             },
             peers: None,
-            gateway_role: Args::parse_from(["zimage-operator"]).gateway_role,
+            gateway_role: Args::parse_from(["zimage-operator"].iter().chain(flags)).gateway_role,
             recorder: Recorder::new(client.clone(), Reporter::from("zimage-operator")),
             metrics: Arc::default(),
             client: client.clone(),
         };
         let observer = Arc::new(Observer::new(shared.metrics.scrapes()));
-        let namespaced = Namespaced { client, namespace };
         tokio::select! {
             () = controller::run(shared, scope, observer) => anyhow::bail!("the operator ended"),
-            outcome = test(&namespaced) => outcome,
+            outcome = test(self) => outcome,
         }
-    })
-    .await
-}
+    }
 
-struct Namespaced {
-    client: Client,
-    namespace: String,
-}
-
-impl Namespaced {
     fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
@@ -89,6 +100,33 @@ impl Namespaced {
         })
         .await
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_with_another_role_for_gateways_binds_them_anew() -> Result<()> {
+    with_api(async |client, namespace| {
+        let here = Namespaced { client, namespace };
+        for role in ["ClusterRole/before", "Role/after"] {
+            here.operated(&["--gateway-role", role], async |here| {
+                here.apply(valid()).await?;
+                here.accepted("fox", "Valid").await?;
+                let bindings = here.api::<RoleBinding>();
+                wait::until(role, PATIENCE, async || {
+                    let all = bindings.list(&ListParams::default()).await?;
+                    let refs = all.items.into_iter().map(|binding| binding.role_ref);
+                    let mut names = refs.map(|it| format!("{}/{}", it.kind, it.name));
+                    Ok(names.find(|name| name == role))
+                })
+                .await?;
+                // Whatever comes after the binding was made, too.
+                here.api::<Deployment>().get("fox-gateway").await?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,8 +45,8 @@ async fn numbers_out_of_bounds() -> anyhow::Result<()> {
             &["spec.primary.gpu.count", "greater than or equal to 1"],
         ),
         (
-            above("spec.fallback.gpu.count", 2),
-            &["spec.fallback.gpu.count", "less than or equal to 1"],
+            above("spec.fallback.gpu.count", 9),
+            &["spec.fallback.gpu.count", "less than or equal to 8"],
         ),
         (
             above("spec.primary.engine.maxBatchSize", 0),

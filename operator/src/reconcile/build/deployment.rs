@@ -4,6 +4,7 @@ mod gateway;
 mod server;
 
 use crate::component::Component;
+use crate::quantity::quantity;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -15,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
 use zimage_crds::contract::{HEALTHZ_PATH, METRICS_PORT, READYZ_PATH};
 use zimage_crds::{SchedulingSpec, ZImageDeployment};
 
@@ -175,6 +177,29 @@ fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequ
         limits: quantities(limits),
         claims: None,
     }
+}
+
+/// What the spec asks for, and always with a limit of memory: what a process keeps of bodies and answers follows from it,
+/// and would else follow from the node's. It is the default's, or the request where that is more.
+fn limited(
+    asked: Option<&ResourceRequirements>,
+    default: ResourceRequirements,
+) -> ResourceRequirements {
+    let Some(mut asked) = asked.cloned() else {
+        return default;
+    };
+    let of = |map: Option<&BTreeMap<String, Quantity>>| map?.get("memory").cloned();
+    if of(asked.limits.as_ref()).is_some() {
+        return asked;
+    }
+    let value = |memory: &Quantity| quantity(&memory.0).unwrap_or(f64::MAX);
+    let candidates = [of(default.limits.as_ref()), of(asked.requests.as_ref())];
+    let most = (candidates.into_iter().flatten()).max_by(|a, b| value(a).total_cmp(&value(b)));
+    if let Some(most) = most {
+        let limits = asked.limits.get_or_insert_default();
+        limits.insert("memory".to_owned(), most);
+    }
+    asked
 }
 
 fn container_port(name: &str, port: u16) -> ContainerPort {

@@ -173,14 +173,23 @@ fn every_container_has_memory_and_disk_asked_for_and_bounded() {
 }
 
 #[test]
-fn resources_of_the_spec_take_the_place_of_the_default_as_a_whole() {
-    let small = json!({"requests": {"memory": "16Mi"}});
-    let tier = tier("Turbo", json!({"resources": small, "gpu": {}}));
-    let children = built(&owner(json!({"primary": tier})));
-    let deployment = find(&children, "Deployment/fox-primary");
-    let resources = &pod(&deployment)["containers"][0]["resources"];
-    let expected = json!({"requests": {"memory": "16Mi"}, "limits": {"nvidia.com/gpu": "1"}});
-    assert_eq!(*resources, expected);
+fn resources_of_the_spec_take_the_place_of_the_default_and_memory_always_has_a_limit() {
+    for (asked, limit) in [
+        (json!({"requests": {"memory": "16Mi"}}), "32Gi"),
+        (json!({"requests": {"memory": "40Gi"}}), "40Gi"),
+        (
+            json!({"requests": {"memory": "16Mi"}, "limits": {"memory": "20Mi"}}),
+            "20Mi",
+        ),
+    ] {
+        let tier = tier("Turbo", json!({"resources": asked, "gpu": {}}));
+        let children = built(&owner(json!({"primary": tier})));
+        let deployment = find(&children, "Deployment/fox-primary");
+        let resources = &pod(&deployment)["containers"][0]["resources"];
+        let expected = json!({"requests": asked["requests"],
+            "limits": {"memory": limit, "nvidia.com/gpu": "1"}});
+        assert_eq!(*resources, expected);
+    }
 }
 
 #[test]

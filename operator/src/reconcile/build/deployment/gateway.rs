@@ -2,7 +2,7 @@
 
 use super::{
     Component, GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Rollout, container, deployment, lame_duck,
-    listen, pod_spec, resources,
+    limited, listen, pod_spec, resources,
 };
 use crate::reconcile::build::Desired;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -21,7 +21,7 @@ pub(in super::super) fn gateway(desired: &Desired<'_>) -> Deployment {
     let spec = &owner.spec.gateway;
     let image = desired.images.gateway.clone();
     let mut container = container("gateway", image, arguments(owner), GATEWAY_PORT);
-    container.resources = spec.resources.clone().or_else(|| Some(default_resources()));
+    container.resources = Some(limited(spec.resources.as_ref(), default_resources()));
     let mut pod = pod_spec(owner, Component::Gateway, &spec.scheduling, container);
     // A request in flight may take as long as any: it is not cut by a rollout of the gateway.
     pod.termination_grace_period_seconds =

@@ -2,7 +2,7 @@
 
 use super::{
     Component, GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Rollout, container, deployment, lame_duck,
-    listen, pod_spec, resources,
+    limited, listen, pod_spec, resources,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
@@ -137,8 +137,8 @@ pub(in super::super::super) fn computes_on_gpu(server: &Container) -> bool {
 }
 
 fn resources_of(spec: &TierSpec) -> ResourceRequirements {
-    let default = || default_resources(spec.uses_gpu());
-    let mut resources = spec.resources.clone().unwrap_or_else(default);
+    let default = default_resources(spec.uses_gpu());
+    let mut resources = limited(spec.resources.as_ref(), default);
     if let Some(gpu) = spec.gpu.as_ref().filter(|_| spec.uses_gpu()) {
         // An extended resource cannot be overcommitted: its limit is its request.
         let limits = resources.limits.get_or_insert_default();
