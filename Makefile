@@ -7,7 +7,7 @@ help: ## say what the targets do
 up: ## start a local cluster with the operator and the quick start's model, and generate out/quickstart.png
 	@tests/quickstart
 
-test: ## run every test but the layer faults; LAYER="unit e2e" runs those alone: lint unit documentation images hostile apiserver across_crates e2e gpu faults
+test: ## run every test but the layers faults and hostile; LAYER="unit e2e" runs those alone: lint unit documentation images hostile apiserver across_crates e2e gpu faults
 	@tests/run
 
 down: ## stop what `make up` started; caches stay
