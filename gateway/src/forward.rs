@@ -15,6 +15,7 @@
 //! | 429 | full for its `Retry-After`, 60 s at the most | another pod, on the head alone |
 //! | 503 | failed (`unavailable`) | another pod, on the head alone |
 //! | 429 or 503 that says `x-zimage-refused: request` | answered | another pod, on the head alone |
+//! | 503 that says `x-zimage-refused: device-lost` | failed (`device`) | another pod; it counts as lost |
 //! | 502, or an end of the connection, or no HTTP, or 1xx as the last word | failed (`reset`) | another pod; it counts as lost when its body was sent and no answer came |
 //! | process gives no sign of life, twice | failed (`silent`) | another pod, if one is in rotation; lost |
 //! | anything else | answered | that is the answer |

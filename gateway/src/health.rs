@@ -1,7 +1,7 @@
 //! What the gateway thinks of one pod: whether it is in rotation, and when it may be asked. Pure.
 //!
 //! ```text
-//!            2 failures, or 1 silence              the time is over
+//!     2 failures, 1 silence, or a lost device      the time is over
 //!   In ─────────────────────────────▶ Out (5 s, …) ────────────────▶ Probed ──▶ Trial ──▶ In
 //!   ▲                                   ▲  doubled to 60 s              │ no       │ failure
 //!   └── an answer, whatever was ────────┴───────────────────────────────┴──────────┘
@@ -33,6 +33,8 @@ pub enum Failure {
     Silent,
     /// A 503, which is not about the request.
     Unavailable,
+    /// It says that its device is lost: it makes no further image before it has started again.
+    Device,
 }
 
 impl Failure {
@@ -43,6 +45,7 @@ impl Failure {
             Self::Reset => "reset",
             Self::Silent => "silent",
             Self::Unavailable => "unavailable",
+            Self::Device => "device",
         }
     }
 }
@@ -106,7 +109,7 @@ impl Health {
         self.failures = self.failures.saturating_add(1);
         self.suspect_since = (failure == Failure::Connect).then_some(now);
         let is_out = self.failures >= FAILURES
-            || failure == Failure::Silent
+            || matches!(failure, Failure::Silent | Failure::Device)
             || matches!(self.state, State::Trial { .. });
         is_out.then(|| self.leave(now))
     }

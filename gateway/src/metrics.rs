@@ -179,6 +179,7 @@ impl Metrics {
             Failure::Reset,
             Failure::Silent,
             Failure::Unavailable,
+            Failure::Device,
         ] {
             let reason = failure.as_str();
             drop(self.ejections.get_or_create(&WithReason { reason }));

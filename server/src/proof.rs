@@ -61,7 +61,9 @@ async fn make(engine: &Engine, model: &Model, requests: Vec<ImageRequest>) -> Re
     for ticket in tickets {
         match ticket.image().await {
             Ok(_) => {}
-            Err(ExecutorError::DeviceLost(cause)) => return Err(Failure::Device(cause)),
+            Err(ExecutorError::DeviceLost(cause) | ExecutorError::NotBegun(cause)) => {
+                return Err(Failure::Device(cause));
+            }
             Err(error @ ExecutorError::OutOfMemory(_)) => {
                 return Err(Failure::Device(error.to_string()));
             }

@@ -4,7 +4,7 @@ use super::hedge::Reached;
 use crate::health::{FULL_AT_MOST, Failure};
 use crate::upstream::SMALL;
 use crate::upstream::payload::{BodyGate, Outgoing, Payload};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use std::error::Error;
@@ -15,8 +15,12 @@ use tokio::time::sleep;
 
 /// A pod that is to say whether it wants the body, and does not, gets it after this time (RFC 9110, section 10.1.1).
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
-/// On a 429 or a 503 of a server: it refuses this request, and may take another one.
+/// What a server's 429 or 503 is about.
 const REFUSED: &str = "x-zimage-refused";
+/// It refuses this request, and may take another one.
+const OF_REQUEST: &[u8] = b"request";
+/// Its device was lost while it worked on this request.
+const DEVICE_LOST: &[u8] = b"device-lost";
 /// When to come again after a 429 that does not say.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -75,7 +79,8 @@ pub(super) async fn run(
             );
         }
     };
-    let of_request = answer.headers().get(REFUSED).is_some();
+    let refused = answer.headers().get(REFUSED).map(HeaderValue::as_bytes);
+    let of_request = refused == Some(OF_REQUEST);
     match answer.status() {
         StatusCode::TOO_MANY_REQUESTS => {
             let time = retry_after(answer.headers());
@@ -85,6 +90,10 @@ pub(super) async fn run(
                 asked.is_full(time);
             }
             Outcome::Full(time, body_sent)
+        }
+        StatusCode::SERVICE_UNAVAILABLE if body_sent && refused == Some(DEVICE_LOST) => {
+            asked.failed(Failure::Device);
+            Outcome::Lost("device")
         }
         StatusCode::SERVICE_UNAVAILABLE => {
             if of_request {

@@ -14,6 +14,11 @@ async fn pods(does: Does) -> (Vec<Raw>, Vec<Raw>) {
     )
 }
 
+/// A 503 with another line in its head.
+fn unavailable(line: &str) -> Vec<u8> {
+    format!("HTTP/1.1 503 No\r\nretry-after: 1\r\n{line}\r\ncontent-length: 0\r\n\r\n").into_bytes()
+}
+
 fn counts(pods: &[&[Raw]]) -> Vec<usize> {
     pods.concat().iter().map(Raw::posts).collect()
 }
@@ -89,6 +94,45 @@ async fn a_503_after_the_work_reaches_two_pods() {
     assert!(posts(&primary) + posts(&fallback) <= 3);
     let bodies = primary.iter().chain(&fallback).map(Raw::body_bytes);
     assert_eq!(bodies.sum::<usize>(), 4, "two bodies of two bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_costs_pods_their_devices_reaches_two_and_is_refused_when_it_comes_again() {
+    let (primary, fallback) = pods(Does::SayAndStay(unavailable(
+        "x-zimage-refused: device-lost",
+    )))
+    .await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    let answer = gateway.post(r#"{"prompt": "poison"}"#).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::BAD_GATEWAY, &json!("request_lost"))
+    );
+    for _ in 0..3 {
+        let again = gateway.post(r#"{"prompt": "poison"}"#).await;
+        assert_eq!(again.code(), "request_refused");
+    }
+    assert_eq!(posts(&primary) + posts(&fallback), 2);
+    assert_eq!(gateway.figure(POISON), 4.0);
+    // Each of the two has said that it starts again.
+    let ejected = "zimage_gateway_ejections_total{reason=\"device\"}";
+    assert_eq!(gateway.figure(ejected), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_only_waited_when_a_device_was_lost_are_not_to_blame() {
+    let (primary, fallback) = pods(Does::SayAndStay(unavailable("x-a: b"))).await;
+    let gateway = gateway(&addresses(&primary), &addresses(&fallback)).await;
+    for _ in 0..3 {
+        let answer = gateway.post(r#"{"prompt": "a fox"}"#).await;
+        assert_eq!(answer.code(), "unavailable");
+    }
+    assert_eq!(gateway.figure(POISON), 0.0);
+    for pod in primary.iter().chain(&fallback) {
+        pod.now(Does::Answer);
+    }
+    let answer = gateway.post(r#"{"prompt": "a fox"}"#).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,10 @@ pub enum ExecutorError {
     /// The device or its state is broken. The process must end and start again; the request can be sent again.
     #[error("the device failed: {0}")]
     DeviceLost(String),
+    /// The device was lost before it began with this request, which has no part in that. No executor says so: who keeps
+    /// the queue does.
+    #[error("the device failed before it began with this request: {0}")]
+    NotBegun(String),
     /// The computation failed for a reason that does not concern other requests.
     #[error("failed to compute: {0}")]
     Failed(String),

@@ -122,7 +122,7 @@ impl Queue {
         let jobs: Vec<Job> = self.change(|state| state.admission.end_all().collect());
         for job in jobs {
             self.metrics.ended(Ending::Failed);
-            job.reply.end(Err(self.lost()));
+            job.reply.end(Err(self.lost(false)));
         }
     }
 
@@ -130,9 +130,14 @@ impl Queue {
         &self.failed
     }
 
-    /// What everybody is told when the device has failed.
-    pub(crate) fn lost(&self) -> ExecutorError {
-        ExecutorError::DeviceLost(self.cause().to_owned())
+    /// What is told when the device has failed: an image that it had begun may be why.
+    pub(crate) fn lost(&self, begun: bool) -> ExecutorError {
+        let cause = self.cause().to_owned();
+        if begun {
+            ExecutorError::DeviceLost(cause)
+        } else {
+            ExecutorError::NotBegun(cause)
+        }
     }
 
     pub(crate) fn cause(&self) -> &str {

@@ -93,11 +93,18 @@ pub struct Ticket {
     events: Events,
     queue: Arc<Queue>,
     id: Id,
+    /// A device has begun.
+    begun: bool,
 }
 
 impl Ticket {
     pub(crate) const fn new(events: Events, queue: Arc<Queue>, id: Id) -> Self {
-        Self { events, queue, id }
+        Self {
+            events,
+            queue,
+            id,
+            begun: false,
+        }
     }
 
     /// What happens next; `None` after the last event. When the device has failed nobody waits for it: a lost one may
@@ -106,9 +113,12 @@ impl Ticket {
         let outcome = self.events.outcome.as_mut()?;
         let ended = tokio::select! {
             biased;
-            Some(event) = self.events.progress.recv() => return Some(event),
-            outcome = outcome => outcome.unwrap_or_else(|_| Err(self.queue.lost())),
-            () = self.queue.failed().cancelled() => Err(self.queue.lost()),
+            Some(event) = self.events.progress.recv() => {
+                self.begun |= matches!(event, Event::Started);
+                return Some(event);
+            }
+            outcome = outcome => outcome.unwrap_or_else(|_| Err(self.queue.lost(self.begun))),
+            () = self.queue.failed().cancelled() => Err(self.queue.lost(self.begun)),
         };
         self.events.outcome = None;
         Some(ended.map_or_else(Event::Failed, Event::Done))
@@ -126,7 +136,7 @@ impl Ticket {
                 Event::Started | Event::Step { .. } | Event::Preview(_) => {}
             }
         }
-        Err(self.queue.lost())
+        Err(self.queue.lost(self.begun))
     }
 }
 

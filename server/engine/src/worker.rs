@@ -91,7 +91,7 @@ impl Worker {
         for running in std::mem::take(&mut self.running).into_values() {
             self.queue.metrics.running.dec();
             self.queue.metrics.ended(Ending::Failed);
-            running.reply.end(Err(self.queue.lost()));
+            running.reply.end(Err(self.queue.lost(true)));
         }
     }
 

@@ -16,8 +16,26 @@ const LONGEST_MESSAGE: usize = 1000;
 /// Characters of a field's name, as unknown ones are told.
 const LONGEST_NAME: usize = 100;
 
-/// `request` on a 429 or a 503: this request was refused, and another one may be taken. For gateways.
+/// What a 429 or a 503 is about, where it is not the whole server's state. For gateways.
 const REFUSED: HeaderName = HeaderName::from_static("x-zimage-refused");
+
+/// The value of `x-zimage-refused`.
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    /// Another request may be taken now: the gateway must not think worse of this server.
+    Request,
+    /// The device was lost while it worked on this request, which may be why: another server may be, too.
+    DeviceLost,
+}
+
+impl Refused {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::DeviceLost => "device-lost",
+        }
+    }
+}
 
 /// An error answer.
 #[derive(Clone, Debug)]
@@ -27,8 +45,7 @@ pub(crate) struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     retry_after: Option<Duration>,
-    /// Another request may be taken: the gateway must not think worse of this server.
-    of_request: bool,
+    refused: Option<Refused>,
     /// Counted and logged where it arose.
     told: bool,
 }
@@ -46,7 +63,7 @@ impl ApiError {
             param: None,
             code: None,
             retry_after: None,
-            of_request: false,
+            refused: None,
             told: false,
         }
     }
@@ -106,7 +123,7 @@ impl ApiError {
 
     /// The cause lies in what was asked for: another request may be taken now.
     pub(crate) fn of_this_request(mut self) -> Self {
-        self.of_request = true;
+        self.refused = Some(Refused::Request);
         self
     }
 
@@ -134,8 +151,8 @@ impl IntoResponse for ApiError {
             HeaderValue::from_static("nosniff"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.of_request {
-            headers.insert(REFUSED, HeaderValue::from_static("request"));
+        if let Some(refused) = self.refused {
+            headers.insert(REFUSED, HeaderValue::from_static(refused.as_str()));
         }
         if let Some(time) = self.retry_after {
             // Whole seconds, never 0: that would mean "at once". Nobody is sent away for more than a minute.
@@ -152,7 +169,7 @@ impl From<Refusal> for ApiError {
         let error = Self::new(refusal.status, refusal.message.into_owned());
         Self {
             // 429 and 503 of the edge are about one body's memory.
-            of_request: refusal.retry_after.is_some(),
+            refused: refusal.retry_after.map(|_| Refused::Request),
             retry_after: refusal.retry_after,
             told: true,
             ..error.with_code(refusal.reason)
@@ -174,7 +191,7 @@ impl From<SubmitError> for ApiError {
                 retry_after,
                 for_all,
             } => Self {
-                of_request: !for_all,
+                refused: (!for_all).then_some(Refused::Request),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
                     .with_code("queue_full")
                     .with_retry_after(retry_after)
@@ -195,24 +212,28 @@ impl From<SubmitError> for ApiError {
 
 impl From<ExecutorError> for ApiError {
     fn from(error: ExecutorError) -> Self {
-        let of_request = matches!(error, ExecutorError::OutOfMemory(_));
-        let message = match error {
+        let (message, refused) = match error {
             ExecutorError::InvalidRequest { field, message } => {
                 return Self::invalid(field, message);
             }
             ExecutorError::Failed(cause) => return Self::internal("make an image", &cause),
             ExecutorError::OutOfMemory(cause) => {
                 tracing::warn!(cause, "no memory on the device for an image");
-                "the device has no memory free for this request"
+                let message = "the device has no memory free for this request";
+                (message, Some(Refused::Request))
             }
             ExecutorError::DeviceLost(cause) => {
                 tracing::warn!(cause, "the device failed while it made an image");
-                "the device failed; the server starts again"
+                let message =
+                    "the device failed while it worked on this request; the server starts again";
+                (message, Some(Refused::DeviceLost))
             }
+            // As if it had not been taken.
+            ExecutorError::NotBegun(_) => return SubmitError::Failed.into(),
         };
         // Another pod, or this one later, can make the image.
         Self {
-            of_request,
+            refused,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                 .with_code("unavailable")
                 .with_retry_after(Duration::from_secs(1))

@@ -1,6 +1,7 @@
 //! The interface as its clients see it.
 
 mod admission;
+mod lost_device;
 
 use crate::json_body::MAX_BYTES;
 use crate::{App, HttpMetrics, Identity, ImageFormat, api, encode};
