@@ -1,7 +1,9 @@
 //! How many requests may be sent a second time. Pure.
 //!
 //! Retries turn a part's failure into load on the rest. So of the requests of the last ten seconds at most a fifth is sent
-//! again after its body was sent once; a quiet gateway may always send some.
+//! again after its body was sent once; a quiet gateway may always send some. A pod that leaves the rotation leaves its
+//! requests behind, which may have come minutes ago: so many more may be sent again. A pod leaves once, and then takes one
+//! request at a time until it is well: that is no more than each of them once.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +12,15 @@ const SLOTS: usize = 10;
 const SLOT: Duration = Duration::from_secs(1);
 /// One request in this many may be sent again.
 const ONE_IN: u32 = 5;
-/// Requests in the window that may be sent again however few there were: what one pod's queue holds.
+/// Requests in the window that may be sent again however few there were.
 const ALWAYS: u32 = 20;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     requests: u32,
     retries: u32,
+    /// Requests of pods that left the rotation.
+    left_behind: u32,
 }
 
 /// The requests and retries of the last ten seconds.
@@ -44,11 +48,22 @@ impl Budget {
         slot.requests = slot.requests.saturating_add(1);
     }
 
+    /// A pod left the rotation with so many requests in its hands.
+    pub fn left_behind(&mut self, requests: usize, now: Instant) {
+        let slot = self.slot(now);
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        slot.left_behind = slot.left_behind.saturating_add(requests);
+    }
+
     /// Takes a retry, if there is one left.
     pub fn retry(&mut self, now: Instant) -> bool {
         self.slot(now);
-        let sum = |count: fn(&Slot) -> u32| self.slots.iter().map(count).sum::<u32>();
-        let allowed = (sum(|slot| slot.requests) / ONE_IN).max(ALWAYS);
+        let sum = |count: fn(&Slot) -> u32| {
+            let counts = self.slots.iter().map(count);
+            counts.fold(0, u32::saturating_add)
+        };
+        let usual = (sum(|slot| slot.requests) / ONE_IN).max(ALWAYS);
+        let allowed = usual.saturating_add(sum(|slot| slot.left_behind));
         let is_left = sum(|slot| slot.retries) < allowed;
         if is_left {
             self.slots[self.current].retries += 1;
@@ -81,9 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_gateway_may_retry_what_one_pods_queue_holds() {
+    fn a_quiet_gateway_may_always_retry_some() {
         let now = Instant::now();
         assert_eq!(retries(&mut Budget::new(now), now, 100), ALWAYS);
+    }
+
+    #[test]
+    fn what_a_pod_leaves_behind_is_asked_elsewhere_once_whatever_was_spent_before() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        assert_eq!(retries(&mut budget, now, 100), ALWAYS);
+        budget.left_behind(65, now);
+        assert_eq!(retries(&mut budget, now, 100), 65);
+        assert_eq!(retries(&mut budget, now + SLOT * 10, 100), ALWAYS);
     }
 
     #[test]

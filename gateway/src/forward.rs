@@ -21,7 +21,8 @@
 //! | anything else | answered | that is the answer |
 //!
 //! A request reaches at most three pods and its body at most two; none of them twice. A second body needs the retry
-//! budget when the first was not declined with 429. A body that cost two pods is refused ([`crate::poison`]). A pod that
+//! budget when the first was not declined with 429; refusals for what lies in the request have a budget of their own, so
+//! that nobody who asks for too much takes the retries of those whose pod dies. A body that cost two pods is refused ([`crate::poison`]). A pod that
 //! computes is waited for as long as the request has time: what a request costs spans four orders of magnitude and is not
 //! known here. Whether a device still computes is the server's own watch, which ends the process.
 
@@ -70,7 +71,10 @@ pub struct Forward {
     balancer: Mutex<Balancer>,
     /// Requests that each tier was asked for.
     turns: PerTier<AtomicUsize>,
-    budget: Mutex<Budget>,
+    /// For requests whose pod failed.
+    retries: Arc<Mutex<Budget>>,
+    /// For requests that a pod refuses for what they ask for: another tier may hold more, or be faster.
+    refusals: Mutex<Budget>,
     ledger: Mutex<Ledger>,
     digests: RandomState,
 }
@@ -86,13 +90,15 @@ fn now() -> std::time::Instant {
 impl Forward {
     /// To the pods of `known`. [`Forward::tend`] must run beside it.
     pub fn new(known: Known, metrics: Metrics) -> Self {
+        let retries = Arc::new(Mutex::new(Budget::new(now())));
         Self {
             known,
-            pods: Pods::new(metrics.clone()),
+            pods: Pods::new(metrics.clone(), Arc::clone(&retries)),
             metrics,
             balancer: Mutex::default(),
             turns: PerTier::default(),
-            budget: Mutex::new(Budget::new(now())),
+            retries,
+            refusals: Mutex::new(Budget::new(now())),
             ledger: Mutex::default(),
             digests: RandomState::new(),
         }
@@ -141,7 +147,8 @@ impl Forward {
             [only] => *only,
             _ => lock(&self.balancer).next(topology.weights),
         };
-        lock(&self.budget).request(now());
+        lock(&self.retries).request(now());
+        lock(&self.refusals).request(now());
         let digest = self.digest(&body);
         let most_bodies = match lock(&self.ledger).admit(digest, now()) {
             Admission::Usual => MOST_BODIES,
@@ -195,6 +202,10 @@ impl Forward {
                     journey.is_full(time);
                     "429"
                 }
+                Outcome::Refused(body_sent) => {
+                    journey.declined(pod, body_sent);
+                    "refused"
+                }
                 Outcome::Declined(reason, body_sent) => {
                     journey.declined(pod, body_sent);
                     reason
@@ -230,7 +241,11 @@ impl Forward {
         if reason == "429" || !journey.goes_on() {
             return true;
         }
-        let is_left = lock(&self.budget).retry(now());
+        let budget = match reason {
+            "refused" => &self.refusals,
+            _ => &*self.retries,
+        };
+        let is_left = lock(budget).retry(now());
         self.metrics.retried(is_left);
         is_left
     }

@@ -1,5 +1,6 @@
 //! What this gateway has in hand at each pod: requests, health, idle connections.
 
+use crate::budget::Budget;
 use crate::health::{Failure, Health, Standing};
 use crate::metrics::Metrics;
 use crate::route::{Contestant, out_of_rotation};
@@ -22,11 +23,18 @@ const MISSES: u32 = 2;
 pub(crate) struct Pod {
     pub(crate) address: SocketAddr,
     uid: String,
-    metrics: Metrics,
+    shared: Shared,
     state: Mutex<State>,
     pub(crate) idle: Idle,
     /// Changes each time that the pod is found to be silent.
     silences: watch::Sender<()>,
+}
+
+/// What all pods tell of themselves to.
+#[derive(Clone)]
+struct Shared {
+    metrics: Metrics,
+    retries: Arc<Mutex<Budget>>,
 }
 
 struct State {
@@ -40,11 +48,11 @@ struct State {
 }
 
 impl Pod {
-    fn new(address: SocketAddr, uid: &str, metrics: &Metrics) -> Self {
+    fn new(address: SocketAddr, uid: &str, shared: &Shared) -> Self {
         Self {
             address,
             uid: uid.to_owned(),
-            metrics: metrics.clone(),
+            shared: shared.clone(),
             state: Mutex::new(State {
                 health: Health::default(),
                 in_flight: 0,
@@ -101,7 +109,12 @@ impl Pod {
     fn tell(&self, failure: Failure, out: Option<Duration>) {
         let Some(time) = out else { return };
         self.idle.clear();
-        self.metrics.ejected(failure);
+        let in_flight = self.lock().in_flight;
+        let retries = &self.shared.retries;
+        let mut retries = retries.lock().unwrap_or_else(PoisonError::into_inner);
+        retries.left_behind(in_flight, Instant::now().into_std());
+        drop(retries);
+        self.shared.metrics.ejected(failure);
         tracing::warn!(
             pod = %self.address,
             reason = failure.as_str(),
@@ -141,11 +154,13 @@ impl Pod {
                 state.misses = 0;
                 failure = Failure::Silent;
                 out = state.health.failed(failure, now.into_std()).or(out);
-                self.silences.send_replace(());
             }
         }
         drop(state);
         self.tell(failure, out);
+        if failure == Failure::Silent {
+            self.silences.send_replace(());
+        }
     }
 }
 
@@ -203,7 +218,7 @@ impl Drop for Asked {
 
 /// All pods of the topology.
 pub(crate) struct Pods {
-    metrics: Metrics,
+    shared: Shared,
     known: Mutex<KnownPods>,
 }
 
@@ -214,9 +229,10 @@ struct KnownPods {
 }
 
 impl Pods {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    /// None yet. Those that leave the rotation tell `retries` how many requests they leave behind.
+    pub(crate) fn new(metrics: Metrics, retries: Arc<Mutex<Budget>>) -> Self {
         Self {
-            metrics,
+            shared: Shared { metrics, retries },
             known: Mutex::default(),
         }
     }
@@ -234,7 +250,7 @@ impl Pods {
                 let pod = before
                     .remove(&address)
                     .filter(|pod| pod.uid == uid)
-                    .unwrap_or_else(|| Arc::new(Pod::new(address, uid, &self.metrics)));
+                    .unwrap_or_else(|| Arc::new(Pod::new(address, uid, &self.shared)));
                 pods.insert(address, pod);
             }
             *seen = Some(Arc::clone(topology));
@@ -252,7 +268,7 @@ impl Pods {
                 .filter(|pod| pod.contestant(tier).standing == Standing::Out)
                 .count();
             let out = out_of_rotation(topology.pods(tier).len(), out);
-            self.metrics.out_of_rotation(tier, out);
+            self.shared.metrics.out_of_rotation(tier, out);
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) enum Outcome {
     Unreached,
     /// The pod has no room for a time.
     Full(Duration, bool),
+    /// The pod refuses this request, and may take another one.
+    Refused(bool),
     /// The pod did not take the request.
     Declined(&'static str, bool),
     /// The pod was lost with the request in its hands.
@@ -95,12 +97,12 @@ pub(super) async fn run(
             asked.failed(Failure::Device);
             Outcome::Lost("device")
         }
+        StatusCode::SERVICE_UNAVAILABLE if of_request => {
+            asked.answered();
+            Outcome::Refused(body_sent)
+        }
         StatusCode::SERVICE_UNAVAILABLE => {
-            if of_request {
-                asked.answered();
-            } else {
-                asked.failed(Failure::Unavailable);
-            }
+            asked.failed(Failure::Unavailable);
             Outcome::Declined("503", body_sent)
         }
         StatusCode::BAD_GATEWAY => {

@@ -9,6 +9,7 @@ mod dead_pods;
 mod liars;
 mod pods;
 mod raw;
+mod retries;
 mod stage;
 
 use axum::Router;

@@ -12,6 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) enum Does {
     /// Answers 200 with its port.
     Answer,
+    /// Reads the whole request and holds it until the pod does something else.
+    Compute,
+    /// Reads the whole request and holds it for ever.
+    Hold,
     /// Reads the whole request, then resets the connection.
     Die,
     /// Takes connections and does nothing, whatever comes.
@@ -103,7 +107,7 @@ impl Raw {
             return self.answer(connection).await;
         }
         self.posts.fetch_add(1, Ordering::SeqCst);
-        let does = self.does.lock().unwrap().clone();
+        let mut does = self.does.lock().unwrap().clone();
         if let Does::SayAtOnce(bytes) = does {
             connection.write_all(&bytes).await.ok()?;
             let mut rest = seen.split_off(end);
@@ -116,9 +120,13 @@ impl Raw {
             read(connection, &mut seen).await?;
         }
         self.body_bytes.fetch_add(length, Ordering::SeqCst);
+        while matches!(does, Does::Compute) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            does = self.does.lock().unwrap().clone();
+        }
         match does {
             Does::Answer => self.answer(connection).await,
-            Does::Freeze => std::future::pending().await,
+            Does::Freeze | Does::Compute | Does::Hold => std::future::pending().await,
             Does::Die => {
                 connection.set_zero_linger().unwrap();
                 None
