@@ -12,7 +12,7 @@
 //! | takes no connection | failed (`connect`) | was not sent: another pod, at once |
 //! | had closed the idle connection | | was not sent: the same pod, on a new connection |
 //! | machine acknowledges nothing of a small request | failed (`connect`) | did not arrive: another pod |
-//! | 429 | full for its `Retry-After`, 60 s at the most | another pod, on the head alone |
+//! | 429 | full for its `Retry-After`, 60 s at the most, or until a place is free | another pod, on the head alone |
 //! | 503 | failed (`unavailable`) | another pod, on the head alone |
 //! | 429 or 503 that says `x-zimage-refused: request` | answered | another pod, on the head alone |
 //! | 503 that says `x-zimage-refused: device-lost` | failed (`device`) | another pod; it counts as lost |
@@ -22,7 +22,8 @@
 //!
 //! A request reaches at most three pods and its body at most two; none of them twice. A second body needs the retry
 //! budget when the first was not declined with 429; refusals for what lies in the request have a budget of their own, so
-//! that nobody who asks for too much takes the retries of those whose pod dies. A body that cost two pods is refused ([`crate::poison`]). A pod that
+//! that nobody who asks for too much takes the retries of those whose pod dies. A full pod is asked again before its time
+//! when a request of this gateway left it, and by one request a second: the clients that filled it may have gone. A body that cost two pods is refused ([`crate::poison`]). A pod that
 //! computes is waited for as long as the request has time: what a request costs spans four orders of magnitude and is not
 //! known here. Whether a device still computes is the server's own watch, which ends the process.
 

@@ -19,6 +19,8 @@ const OUT_FIRST: Duration = Duration::from_secs(5);
 const OUT_AT_MOST: Duration = Duration::from_secs(60);
 /// A pod that says that it is full is not asked for this long at the most, whatever it says.
 pub const FULL_AT_MOST: Duration = Duration::from_secs(60);
+/// A pod that says that it is full is looked at so often by one request: clients that filled its queue may have left it.
+const LOOKED_AT_EACH: Duration = Duration::from_secs(1);
 /// A suspect is probed this long after it failed.
 const SUSPECT_FOR: Duration = Duration::from_secs(1);
 
@@ -84,19 +86,29 @@ pub struct Health {
     suspect_since: Option<Instant>,
     /// Times out of rotation since the last answer.
     ejections: u32,
-    full_until: Option<Instant>,
+    full: Option<Full>,
+}
+
+/// What a pod said that has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Full {
+    until: Instant,
+    /// When the next request may look whether it is so still.
+    look_at: Instant,
+    /// One has, and was not refused so far.
+    was_looked_at: bool,
 }
 
 impl Health {
     /// The pod answered a request, whatever it said.
     pub const fn answered(&mut self) {
-        let full_until = self.full_until;
+        let full = self.full;
         *self = Self {
             state: State::In,
             failures: 0,
             suspect_since: None,
             ejections: 0,
-            full_until,
+            full,
         };
     }
 
@@ -124,15 +136,25 @@ impl Health {
         time
     }
 
-    /// The pod has no room before `time` has passed.
+    /// The pod has no room before `time` has passed, as far as it knows.
     pub fn is_full(&mut self, time: Duration, now: Instant) {
-        self.full_until = Some(now + time.min(FULL_AT_MOST));
+        self.full = Some(Full {
+            until: now + time.min(FULL_AT_MOST),
+            look_at: now + LOOKED_AT_EACH,
+            was_looked_at: false,
+        });
+    }
+
+    /// A request left its place at the pod: another one may have it.
+    pub const fn has_room(&mut self) {
+        self.full = None;
     }
 
     /// For how long the pod is still full; none when it may be asked.
     pub fn full_for(&self, now: Instant) -> Option<Duration> {
-        self.full_until
-            .map(|until| until.saturating_duration_since(now))
+        self.full
+            .filter(|full| now < full.look_at)
+            .map(|full| full.until.saturating_duration_since(now))
             .filter(|time| !time.is_zero())
     }
 
@@ -183,10 +205,11 @@ impl Health {
     }
 
     /// A request is sent to the pod.
-    pub const fn asked(&mut self) {
+    pub fn asked(&mut self, now: Instant) {
         if let State::Trial { taken } = &mut self.state {
             *taken = true;
         }
+        self.full = self.full.and_then(|full| full.asked(now));
     }
 
     /// A request left the pod without saying anything about it: its client went away.
@@ -194,6 +217,20 @@ impl Health {
         if let State::Trial { taken } = &mut self.state {
             *taken = false;
         }
+    }
+}
+
+impl Full {
+    /// A request is sent to the pod. None: the one before was not refused for as long, so there is room.
+    fn asked(self, now: Instant) -> Option<Self> {
+        if now < self.look_at {
+            return Some(self);
+        }
+        (!self.was_looked_at).then_some(Self {
+            look_at: now + LOOKED_AT_EACH,
+            was_looked_at: true,
+            ..self
+        })
     }
 }
 

@@ -84,7 +84,7 @@ impl Pod {
     /// Counts a request that is sent to the pod.
     pub(crate) fn ask(self: &Arc<Self>) -> Asked {
         let mut state = self.lock();
-        state.health.asked();
+        state.health.asked(Instant::now().into_std());
         state.in_flight += 1;
         if state.waiting == 0 {
             state.sign_of_life = Instant::now();
@@ -95,6 +95,7 @@ impl Pod {
         Asked {
             pod: Arc::clone(self),
             is_waiting: true,
+            has_place: false,
         }
     }
 
@@ -168,6 +169,8 @@ impl Pod {
 pub(crate) struct Asked {
     pub(crate) pod: Arc<Pod>,
     is_waiting: bool,
+    /// The pod may hold a place for it, which is free when this is dropped.
+    has_place: bool,
 }
 
 impl Asked {
@@ -180,6 +183,22 @@ impl Asked {
         state.misses = 0;
     }
 
+    /// The request is on its way to the pod.
+    pub(crate) fn sent(&mut self) {
+        self.has_place = true;
+    }
+
+    /// The pod never saw the request.
+    pub(crate) fn was_not_sent(&mut self) {
+        self.has_place = false;
+    }
+
+    /// The pod refused the request for a reason that lies in the request.
+    pub(crate) fn refused(&mut self) {
+        self.has_place = false;
+        self.answered();
+    }
+
     /// The pod answered.
     pub(crate) fn answered(&mut self) {
         let pod = Arc::clone(&self.pod);
@@ -190,6 +209,7 @@ impl Asked {
 
     /// The pod answered that it has no room for `time`.
     pub(crate) fn is_full(&mut self, time: Duration) {
+        self.has_place = false;
         let pod = Arc::clone(&self.pod);
         let mut state = pod.lock();
         self.ends_waiting(&mut state);
@@ -199,6 +219,7 @@ impl Asked {
 
     /// The pod failed.
     pub(crate) fn failed(&mut self, failure: Failure) {
+        self.has_place = false;
         let pod = Arc::clone(&self.pod);
         self.ends_waiting(&mut pod.lock());
         pod.failed(failure);
@@ -212,6 +233,9 @@ impl Drop for Asked {
         if self.is_waiting {
             state.waiting -= 1;
             state.health.left();
+        }
+        if self.has_place {
+            state.health.has_room();
         }
     }
 }

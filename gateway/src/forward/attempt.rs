@@ -53,6 +53,7 @@ pub(super) async fn run(
     let waits = outgoing.length() > SMALL || (was_declined && outgoing.length() > 0);
     let sending = outgoing.sending(asked.pod.address, waits);
     let gate = sending.body;
+    asked.sent();
     let mut silences = asked.pod.silences();
     let mut answer = pin!(reached.connection.try_send_request(sending.request));
     let mut patience = pin!(sleep(EXPECT_PATIENCE));
@@ -87,7 +88,7 @@ pub(super) async fn run(
         StatusCode::TOO_MANY_REQUESTS => {
             let time = retry_after(answer.headers());
             if of_request {
-                asked.answered();
+                asked.refused();
             } else {
                 asked.is_full(time);
             }
@@ -98,7 +99,7 @@ pub(super) async fn run(
             Outcome::Lost("device")
         }
         StatusCode::SERVICE_UNAVAILABLE if of_request => {
-            asked.answered();
+            asked.refused();
             Outcome::Refused(body_sent)
         }
         StatusCode::SERVICE_UNAVAILABLE => {
@@ -130,6 +131,7 @@ fn failed(
     let error = error.error();
     tracing::debug!(%error, pod = %reached.asked.pod.address, is_used = reached.is_used, "no answer");
     if body_sent.is_none() && reached.is_used {
+        reached.asked.was_not_sent();
         return Outcome::Stale;
     }
     if length <= SMALL && is_time_out(error) {

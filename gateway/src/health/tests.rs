@@ -53,7 +53,7 @@ fn a_pod_that_answers_its_probe_gets_one_request_and_comes_back_with_its_answer(
     now += out(&mut health, now);
     health.probed(true, now);
     assert_eq!(health.standing(), Standing::In);
-    health.asked();
+    health.asked(now);
     assert_eq!(health.standing(), Standing::Out, "one is enough");
     health.answered();
     assert_eq!(health, Health::default());
@@ -65,7 +65,7 @@ fn a_trial_that_fails_takes_the_pod_out_for_longer() {
     let mut health = Health::default();
     now += out(&mut health, now);
     health.probed(true, now);
-    health.asked();
+    health.asked(now);
     assert_eq!(health.failed(Failure::Reset, now), Some(OUT_FIRST * 2));
 }
 
@@ -75,7 +75,7 @@ fn a_trial_whose_client_left_can_be_taken_by_another_request() {
     let mut health = Health::default();
     now += out(&mut health, now);
     health.probed(true, now);
-    health.asked();
+    health.asked(now);
     health.left();
     assert_eq!(health.standing(), Standing::In);
 }
@@ -108,8 +108,9 @@ fn a_full_pod_says_when_it_has_room_and_no_pod_is_full_for_longer_than_a_minute(
     let now = Instant::now();
     let mut health = Health::default();
     health.is_full(SECOND * 3, now);
-    assert_eq!(health.full_for(now + SECOND), Some(SECOND * 2));
-    assert_eq!(health.full_for(now + SECOND * 3), None);
+    assert_eq!(health.full_for(now + SECOND / 2), Some(SECOND * 5 / 2));
+    health.is_full(SECOND / 2, now);
+    assert_eq!(health.full_for(now + SECOND / 2), None);
     health.is_full(Duration::from_secs(u64::MAX), now);
     assert_eq!(health.full_for(now), Some(FULL_AT_MOST));
     health.answered();
@@ -117,6 +118,39 @@ fn a_full_pod_says_when_it_has_room_and_no_pod_is_full_for_longer_than_a_minute(
         health.full_for(now).is_some(),
         "an answer to another request gives no room"
     );
+}
+
+#[test]
+fn one_request_a_second_looks_whether_a_full_pod_still_is() {
+    let mut now = Instant::now();
+    let mut health = Health::default();
+    for _ in 0..20 {
+        health.is_full(SECOND * 50, now);
+        assert!(health.full_for(now + SECOND * 99 / 100).is_some());
+        now += SECOND;
+        assert_eq!(health.full_for(now), None);
+        health.asked(now);
+        assert!(health.full_for(now).is_some(), "one is enough");
+    }
+}
+
+#[test]
+fn a_pod_that_does_not_refuse_who_looks_has_room() {
+    let now = Instant::now();
+    let mut health = Health::default();
+    health.is_full(SECOND * 50, now);
+    health.asked(now + SECOND);
+    health.asked(now + SECOND * 2);
+    assert_eq!(health.full_for(now + SECOND * 2), None);
+}
+
+#[test]
+fn a_request_that_leaves_a_full_pod_leaves_room() {
+    let now = Instant::now();
+    let mut health = Health::default();
+    health.is_full(SECOND * 50, now);
+    health.has_room();
+    assert_eq!(health.full_for(now), None);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +189,7 @@ proptest! {
             match event {
                 Event::Answered => health.answered(),
                 Event::Failed(failure) => drop(health.failed(failure, now)),
-                Event::Asked => health.asked(),
+                Event::Asked => health.asked(now),
                 Event::Left => health.left(),
                 Event::Probed(answers) => drop(health.probed(answers, now)),
                 Event::Wait(seconds) => now += SECOND * u32::try_from(seconds).unwrap(),
@@ -168,7 +202,7 @@ proptest! {
             health.probed(true, now);
         }
         prop_assert_eq!(health.standing(), Standing::In);
-        health.asked();
+        health.asked(now);
         health.answered();
         prop_assert_eq!(health.standing(), Standing::In);
         prop_assert_eq!(health.ejections, 0);

@@ -4,6 +4,7 @@ use crate::raw::{Does, Raw, addresses, posts, status};
 use crate::stage::gateway;
 use axum::http::StatusCode;
 use serde_json::json;
+use std::time::Instant;
 
 const POISON: &str = "zimage_gateway_poison_total";
 
@@ -161,10 +162,13 @@ async fn a_full_pod_is_not_asked_before_its_time() {
     .await;
     let well = Raw::start(Does::Answer).await;
     let gateway = gateway(&[full.address], &[well.address]).await;
+    let began = Instant::now();
+    // One request a second may look.
+    let most = |began: Instant| 1 + usize::try_from(began.elapsed().as_secs()).unwrap();
     for _ in 0..20 {
         assert_eq!(gateway.post("{}").await.status, StatusCode::OK);
     }
-    assert_eq!(full.posts(), 1);
+    assert!(full.posts() <= most(began), "{}", full.posts());
     well.now(Does::SayAndStay(
         b"HTTP/1.1 429 No\r\nretry-after: 999999999999\r\ncontent-length: 0\r\n\r\n".to_vec(),
     ));
@@ -182,7 +186,8 @@ async fn a_full_pod_is_not_asked_before_its_time() {
             .unwrap();
         assert!((1..=60).contains(&wait), "{wait}");
     }
-    assert_eq!((full.posts(), well.posts()), (1, before + 1));
+    let asked = full.posts() + well.posts() - before;
+    assert!(asked <= 2 * most(began), "{asked}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

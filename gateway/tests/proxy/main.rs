@@ -6,6 +6,7 @@ mod access_log;
 mod blast_radius;
 mod clients;
 mod dead_pods;
+mod full_pods;
 mod liars;
 mod pods;
 mod raw;
