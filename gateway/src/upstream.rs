@@ -100,6 +100,8 @@ async fn dial(address: SocketAddr, class: Class) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     match class {
+        // No keepalive: with so short a time the kernel would give a pod that computes up for one packet that was lost.
+        // While an answer is waited for, probes see a machine that is gone; in the middle of one, its halt does.
         Class::Small => socket.set_tcp_user_timeout(Some(SMALL_UNACKNOWLEDGED))?,
         Class::Large => {
             let keepalive = TcpKeepalive::new()

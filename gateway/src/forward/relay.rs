@@ -13,9 +13,15 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 use zimage_crds::Tier;
+
+/// A pod computes before it answers, and sends the answer at once: one that says no more in the middle of it for so long is
+/// frozen or gone. The time that its client takes for what came does not count.
+const MOST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A pod's answer for the client. The request counts as the pod's until the body's end; a body that is dropped before
 /// closes the connection.
@@ -36,6 +42,7 @@ pub(super) fn relay(
         asked: Some(reached.asked),
         tier: reached.tier,
         metrics,
+        pause: None,
     };
     Response::from_parts(head, relayed.boxed())
 }
@@ -49,7 +56,14 @@ struct Relayed {
     asked: Option<Asked>,
     tier: Tier,
     metrics: Metrics,
+    /// Ends when the pod has said nothing for too long, while it is waited for.
+    pause: Option<Pin<Box<Sleep>>>,
 }
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+#[error("the pod said nothing for {} s in the middle of its answer", MOST_PAUSE.as_secs())]
+struct Halted;
 
 impl Relayed {
     fn is_complete(&mut self) {
@@ -60,12 +74,20 @@ impl Relayed {
         }
     }
 
-    fn was_cut(&mut self, error: &hyper::Error) {
+    /// Whether the pod, which says nothing now, has said nothing for too long.
+    fn is_halted(&mut self, context: &mut Context<'_>) -> bool {
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Box::pin(sleep(MOST_PAUSE)));
+        pause.as_mut().poll(context).is_ready()
+    }
+
+    fn was_cut(&mut self, failure: Failure, error: &dyn std::fmt::Display) {
         self.connection = None;
         if let Some(mut asked) = self.asked.take() {
             self.metrics.cut(self.tier);
             tracing::warn!(%error, pod = %asked.pod.address, "the pod's answer broke off");
-            asked.failed(Failure::Reset);
+            asked.failed(failure);
         }
     }
 }
@@ -78,7 +100,14 @@ impl Body for Relayed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            if !self.is_halted(context) {
+                return Poll::Pending;
+            }
+            self.was_cut(Failure::Silent, &Halted);
+            return Poll::Ready(Some(Err(Halted.into())));
+        };
+        self.pause = None;
         Poll::Ready(match frame {
             None => {
                 self.is_complete();
@@ -91,7 +120,7 @@ impl Body for Relayed {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                self.was_cut(&error);
+                self.was_cut(Failure::Reset, &error);
                 Some(Err(error.into()))
             }
         })

@@ -4,6 +4,7 @@ use crate::raw::{Does, Raw};
 use crate::stage::{Gateway, gateway};
 use axum::http::StatusCode;
 use serde_json::json;
+use std::time::Duration;
 
 const CUT: &str = "zimage_gateway_answers_cut_total{tier=\"primary\"}";
 
@@ -75,6 +76,25 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_and_is_counted() {
     let answer = gateway.http.post(url).body("{}").send().await.unwrap();
     assert!(answer.text().await.is_err());
     assert_eq!(gateway.figure(CUT), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_to_a_halt_breaks_off_for_the_client_and_its_pod_is_left() {
+    let (liar, well, gateway) = scene().await;
+    liar.now(Does::SayAndStay(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc".to_vec(),
+    ));
+    let url = gateway.url("/v1/images/generations");
+    let answer = gateway.http.post(url).body("{}").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    // A request may take twenty seconds here, and fifteen minutes elsewhere.
+    let text = tokio::time::timeout(Duration::from_secs(17), answer.text());
+    assert!(text.await.expect("it is cut").is_err());
+    assert_eq!(gateway.figure(CUT), 1.0);
+    let silent = "zimage_gateway_ejections_total{reason=\"silent\"}";
+    assert_eq!(gateway.figure(silent), 1.0);
+    let next = gateway.post("{}").await;
+    assert_eq!(next.body["port"], well.address.port());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
