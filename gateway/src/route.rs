@@ -101,7 +101,7 @@ impl Journey {
     /// The pods to ask next, the best first. In rotation: the first tier's, then the other's, each by their load; between
     /// equals a tier's `turn` decides, so that idle pods take turns. Then those that did not take their last connection.
     /// Then, when no pod is merely full, those that are out of rotation, but never more than half of a tier leaves it:
-    /// the ones that failed last are left out altogether.
+    /// as many of these are left out altogether, whichever they are. A probe brings back any that is well.
     pub fn next(
         &mut self,
         contestants: &[Contestant],
