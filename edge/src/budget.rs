@@ -1,4 +1,11 @@
 //! The memory for bodies. It is taken as bytes arrive, never for what is announced, and given back when it is dropped.
+//!
+//! A client has its share, and while others have some too it may hold only so many times what it leaves free (the dynamic
+//! threshold of Choudhury and Hahne, 1998): the more addresses hold as much as they may, the less each may, and one more
+//! always finds some. What N hostile addresses can still do: of a part of S bytes with P shares they leave S / (1 + PN),
+//! P parts in P + 1 of it for the next address. Of a gateway's 8 MiB for small bodies (a pod of 256 MiB, four shares), 4
+//! addresses leave 480 KiB, 25 a body of 64 KiB, and 400 the 4 KiB of a short prompt; more keep others out for as
+//! long as a slow body may take. Of the large part, two leave less than a body of 32 MiB: uploads are refused meanwhile.
 
 use crate::metrics::Metrics;
 use std::collections::HashMap;
@@ -20,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct BudgetOptions {
     /// Bytes in all.
     pub total: usize,
-    /// One client's share is one part in so many, but at least `largest`; a client that is alone
-    /// leaves a quarter for the next one. 1: no share.
+    /// One client's share is one part in so many, but at least `largest`, and at most so many times what is left free; a
+    /// client that is alone leaves a quarter for the next one. 1: no share.
     pub client_parts: usize,
     /// The largest body: one of them always fits into a client's share.
     pub largest: usize,
@@ -129,12 +136,15 @@ impl Budget {
             Part::Large => self.options.largest,
             Part::Answer => return used == 0 || used + more <= size,
         };
+        let Some(left) = size.checked_sub(used + more) else {
+            return false;
+        };
         let share = match self.options.client_parts {
             0 | 1 => size,
             _ if own == used => (size - size / 4).max(largest),
-            parts => (size / parts).max(largest),
+            parts => (size / parts).max(largest).min(left.saturating_mul(parts)),
         };
-        used + more <= size && own + more <= share
+        own + more <= share
     }
 
     fn try_take(&self, part: Part, client: IpAddr, bytes: usize) -> bool {
@@ -324,6 +334,45 @@ mod tests {
         let more: Vec<_> = std::iter::from_fn(|| held(&budget, A, MIB)).collect();
         assert_eq!(own.len() + more.len(), 10);
         assert!(held(&budget, B, 3 * MIB).is_some());
+    }
+
+    /// Addresses that hold as much as they may, by turns.
+    fn hostile(budget: &Budget, addresses: u8, bytes: usize) -> Vec<Charge> {
+        let mut charges = Vec::new();
+        loop {
+            let before = charges.len();
+            for number in 0..addresses {
+                let address = IpAddr::from([10, 1, 0, number]);
+                charges.extend(held(budget, address, bytes));
+            }
+            if charges.len() == before {
+                return charges;
+            }
+        }
+    }
+
+    #[test]
+    fn one_more_client_finds_room_whatever_others_hold() {
+        for (addresses, least) in [
+            (1, 24 * SMALL),
+            (4, 5 * SMALL),
+            (30, 32 << 10),
+            (250, 4 << 10),
+        ] {
+            let budget = budget(64 * MIB);
+            let kept = hostile(&budget, addresses, 4 << 10);
+            assert!(kept.iter().map(Charge::bytes).sum::<usize>() > 4 * MIB);
+            let own: Vec<_> = std::iter::from_fn(|| held(&budget, A, 4 << 10)).collect();
+            let room: usize = own.iter().map(Charge::bytes).sum();
+            assert!(room >= least, "{room} beside {addresses}");
+        }
+    }
+
+    #[test]
+    fn uploads_from_several_addresses_leave_room_for_one_more() {
+        let budget = budget(64 * MIB);
+        let _kept = hostile(&budget, 4, MIB);
+        assert!(held(&budget, A, MIB).is_some());
     }
 
     #[test]

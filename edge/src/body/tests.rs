@@ -167,7 +167,7 @@ async fn without_room_a_body_is_refused_after_a_second() {
     let budget = budget();
     let mut all = budget.charge(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut others = budget.charge(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    assert!(all.try_grow(10 * MIB) && others.try_grow(4 * MIB));
+    assert!(all.try_grow(10 * MIB) && others.try_grow(2 * MIB));
     let body = Full::new(Bytes::from(vec![b'x'; MIB]));
     let read = read(&budget, &head(None), body, BodyLimits::of(4 * MIB)).await;
     let refusal = read.err().unwrap();
