@@ -11,6 +11,7 @@ use http_body_util::Full;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Shows a registry in the OpenMetrics text format.
@@ -22,14 +23,19 @@ impl Site for Figures {
         is_asked.then(|| self.show())
     }
 
-    async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
-        let missing = Refusal::new(
-            StatusCode::NOT_FOUND,
-            "unknown_url",
-            "there is GET /metrics here",
-        );
-        missing.into_response(true).map(whole)
+    fn check(&self, _: &Parts, _: SocketAddr) -> Result<(), Refusal> {
+        Err(missing())
     }
+
+    /// Never asked for: whatever is not there at once is refused.
+    async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
+        missing().into_response(true).map(whole)
+    }
+}
+
+fn missing() -> Refusal {
+    let message = "there is GET /metrics here";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_url", message)
 }
 
 impl Figures {

@@ -14,39 +14,80 @@ use std::time::{Duration, Instant};
 const MOST_LINES: u32 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct Rejection {
     reason: &'static str,
+    listener: &'static str,
 }
 
-/// The edge's figures. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfListener {
+    listener: &'static str,
+}
+
+/// The edge's figures, as one of the process's listeners counts them. Clones share them.
+#[derive(Clone)]
 pub struct Metrics {
+    listener: &'static str,
+    /// Of this listener, one of `all_connections`.
     pub(crate) connections: Gauge,
+    all_connections: Family<OfListener, Gauge>,
     pub(crate) buffered: Gauge,
-    rejected: Family<Reason, Counter>,
+    rejected: Family<Rejection, Counter>,
     log: Arc<Mutex<Throttle>>,
 }
 
+impl Default for Metrics {
+    /// Those of the listener `api`.
+    fn default() -> Self {
+        let all_connections = Family::default();
+        Self {
+            listener: "api",
+            connections: Gauge::default(),
+            all_connections,
+            buffered: Gauge::default(),
+            rejected: Family::default(),
+            log: Arc::default(),
+        }
+        .of("api")
+    }
+}
+
 impl Metrics {
+    /// The same figures for another listener of the process.
+    #[must_use]
+    pub fn of(&self, listener: &'static str) -> Self {
+        let connections = self.all_connections.get_or_create(&OfListener { listener });
+        let connections = connections.clone();
+        Self {
+            listener,
+            connections,
+            ..self.clone()
+        }
+    }
+
     /// Shows the figures in a registry, which has the program's prefix.
     pub fn register(&self, registry: &mut Registry) {
-        // A counter is shown before it counts, so that its first increase is seen.
-        let reason = "overloaded";
-        drop(self.rejected.get_or_create(&Reason { reason }));
-        registry.register(
-            "connections",
-            "Connections of clients",
-            self.connections.clone(),
-        );
+        self.register_connections(registry);
         registry.register_with_unit(
             "buffered",
             "Memory of bodies that are held",
             Unit::Bytes,
             self.buffered.clone(),
         );
+    }
+
+    /// The same, for a program that takes no bodies.
+    pub fn register_connections(&self, registry: &mut Registry) {
+        // A counter is shown before it counts, so that its first increase is seen.
+        drop(self.rejected.get_or_create(&self.rejection("overloaded")));
+        registry.register(
+            "connections",
+            "Connections of clients, by the listener",
+            self.all_connections.clone(),
+        );
         registry.register(
             "rejected",
-            "Requests and connections that were not taken, by the reason",
+            "Requests and connections that were not taken, by the reason and the listener",
             self.rejected.clone(),
         );
     }
@@ -63,10 +104,18 @@ impl Metrics {
 
     /// No connection could be accepted: files or memory of the kernel have run out.
     pub(crate) fn failed_to_accept(&self, error: &std::io::Error) {
-        let reason = "accept_failed";
-        self.rejected.get_or_create(&Reason { reason }).inc();
+        let rejection = self.rejection("accept_failed");
+        self.rejected.get_or_create(&rejection).inc();
         if let Some(left_out) = self.line() {
-            tracing::warn!(%error, left_out, "no connection could be accepted");
+            let listener = self.listener;
+            tracing::warn!(%error, listener, left_out, "no connection could be accepted");
+        }
+    }
+
+    const fn rejection(&self, reason: &'static str) -> Rejection {
+        Rejection {
+            reason,
+            listener: self.listener,
         }
     }
 
@@ -76,9 +125,10 @@ impl Metrics {
     }
 
     fn count(&self, client: Option<IpAddr>, reason: &'static str, refusal: Option<&Refusal>) {
-        self.rejected.get_or_create(&Reason { reason }).inc();
+        self.rejected.get_or_create(&self.rejection(reason)).inc();
         let Some(left_out) = self.line() else { return };
         tracing::info!(
+            listener = self.listener,
             client = client.map(|client| client.to_string()),
             reason,
             status = refusal.map(|refusal| refusal.status.as_u16()),

@@ -60,7 +60,7 @@ async fn run(args: Args) -> Result<()> {
         figures,
         Arc::new(Figures(registry)),
         bounds(SCRAPERS),
-        zimage_edge::Metrics::default(),
+        metrics.edge.of("metrics"),
         Stop::default(),
     );
     let served = serve(

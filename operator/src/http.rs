@@ -34,8 +34,13 @@ impl Site for Probes {
         Some(told(holds))
     }
 
+    fn check(&self, _: &Parts, _: SocketAddr) -> Result<(), Refusal> {
+        Err(missing("there are GET /healthz and GET /readyz here"))
+    }
+
+    /// Never asked for: whatever is not there at once is refused.
     async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
-        missing("there are GET /healthz and GET /readyz here")
+        missing("").into_response(true).map(whole)
     }
 }
 
@@ -44,8 +49,13 @@ impl Site for Figures {
         (asked(head)? == METRICS_PATH).then(|| openmetrics(self.0.text()))
     }
 
+    fn check(&self, _: &Parts, _: SocketAddr) -> Result<(), Refusal> {
+        Err(missing("there is GET /metrics here"))
+    }
+
+    /// Never asked for: whatever is not there at once is refused.
     async fn answer(self: Arc<Self>, _: Request<Body>) -> Response<ResponseBody> {
-        missing("there is GET /metrics here")
+        missing("").into_response(true).map(whole)
     }
 }
 
@@ -64,18 +74,18 @@ fn told(holds: Result<(), String>) -> Response<Full<Bytes>> {
     response
 }
 
-fn missing(what: &'static str) -> Response<ResponseBody> {
-    let refusal = Refusal::new(StatusCode::NOT_FOUND, "unknown_url", what);
-    refusal.into_response(true).map(whole)
+fn missing(what: &'static str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_url", what)
 }
 
-/// Serves until `stop`.
+/// Serves until `stop`, and counts in `metrics` who comes and who is refused.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(
     address: SocketAddr,
     site: impl Site,
+    metrics: zimage_edge::Metrics,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
@@ -87,7 +97,6 @@ pub async fn serve(
         leaving: stop.clone(),
         closed: stop,
     };
-    let metrics = zimage_edge::Metrics::default();
     zimage_edge::serve(listener, Arc::new(site), bounds, metrics, stop).await
 }
 
@@ -98,6 +107,7 @@ mod tests {
     use http::header;
     use http_body_util::BodyExt;
     use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn get(site: &impl Site, path: &str) -> Option<(StatusCode, String, String)> {
         let (head, ()) = Request::get(path).body(()).unwrap().into_parts();
@@ -135,12 +145,39 @@ mod tests {
     #[tokio::test]
     async fn serving_ends_when_it_is_asked_to_and_fails_where_another_listens() {
         let site = || Figures(Arc::new(Metrics::new()));
+        let edge = zimage_edge::Metrics::default;
         let stop = CancellationToken::new();
         stop.cancel();
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        serve(free, site(), stop.clone()).await.unwrap();
+        serve(free, site(), edge(), stop.clone()).await.unwrap();
         let other = TcpListener::bind(free).await.unwrap();
         let taken = other.local_addr().unwrap();
-        serve(taken, site(), stop).await.unwrap_err();
+        serve(taken, site(), edge(), stop).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_refused_and_counted_by_the_listener() {
+        let metrics = Arc::new(Metrics::new());
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let address = TcpListener::bind(free).await.unwrap().local_addr().unwrap();
+        let (site, edge) = (Figures(Arc::clone(&metrics)), metrics.edge.of("metrics"));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(address, site, edge, stop.clone()));
+        let mut answer = String::new();
+        let mut client = loop {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(client) => break client,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let request = b"GET /secrets HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        let line = "zimage_operator_rejected_total{reason=\"unknown_url\",listener=\"metrics\"} 1";
+        let text = metrics.text().unwrap();
+        assert!(text.contains(line), "{text}");
+        stop.cancel();
+        serving.await.unwrap().unwrap();
     }
 }

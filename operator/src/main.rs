@@ -72,10 +72,16 @@ async fn run(args: &Args, stop: &CancellationToken) -> Result<()> {
         .with(Arc::clone(&health))
         .with(DecisionGauges(observers.clone()));
     let metrics = Arc::new(metrics);
-    let probes = http::serve(args.listen, http::Probes(Arc::clone(&health)), stop.clone());
+    let probes = http::serve(
+        args.listen,
+        http::Probes(Arc::clone(&health)),
+        metrics.edge.clone(),
+        stop.clone(),
+    );
     let figures = http::serve(
         args.metrics_listen,
         http::Figures(Arc::clone(&metrics)),
+        metrics.edge.of("metrics"),
         stop.clone(),
     );
     let act = async {

@@ -19,6 +19,8 @@ use zimage_crds::{TrafficState, ZImageDeploymentStatus};
 /// All figures and the registry that shows them.
 pub struct Metrics {
     registry: Registry,
+    /// Connections of the probes' and the metrics' clients, and what is refused there.
+    pub edge: zimage_edge::Metrics,
     reconcile_duration: Histogram,
     reconcile_failures: Family<CauseLabels, Counter>,
     leader: Gauge,
@@ -46,6 +48,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("zimage_operator");
         let metrics = Self {
+            edge: zimage_edge::Metrics::default().of("probes"),
             reconcile_duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             reconcile_failures: Family::default(),
             leader: Gauge::default(),
@@ -54,6 +57,7 @@ impl Metrics {
             scrapes: ScrapeMetrics::default(),
             registry: Registry::default(),
         };
+        metrics.edge.register_connections(&mut registry);
         registry.register_with_unit(
             "reconcile_duration",
             "Time that a reconciliation took",

@@ -49,7 +49,7 @@ async fn a_head_has_its_time_from_its_first_byte_however_many_follow() {
         "408"
     );
     stage
-        .shows("rejected_total{reason=\"head_timeout\"} 1")
+        .shows("rejected_total{reason=\"head_timeout\",listener=\"api\"} 1")
         .await;
 }
 
@@ -136,7 +136,7 @@ async fn a_client_that_has_left_takes_its_work_with_it() {
         assert_eq!(stage.event().await, "begun");
         drop(client);
         assert_eq!(stage.event().await, "cancelled", "{after:?}");
-        stage.shows("connections 0").await;
+        stage.shows("connections{listener=\"api\"} 0").await;
         stage.shows("buffered_bytes 0").await;
     }
 }
@@ -163,9 +163,9 @@ async fn a_client_that_takes_nothing_is_cut() {
     let mut client = stage.client().await;
     client.send(post("/large", "{}")).await;
     stage
-        .shows("rejected_total{reason=\"write_timeout\"} 1")
+        .shows("rejected_total{reason=\"write_timeout\",listener=\"api\"} 1")
         .await;
-    stage.shows("connections 0").await;
+    stage.shows("connections{listener=\"api\"} 0").await;
     stage.shows("buffered_bytes 0").await;
 }
 

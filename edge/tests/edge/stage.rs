@@ -149,7 +149,7 @@ impl Stage {
     }
 
     pub(crate) fn rejected(&self, reason: &str) -> u64 {
-        let label = format!("rejected_total{{reason=\"{reason}\"}} ");
+        let label = format!("rejected_total{{reason=\"{reason}\",listener=\"api\"}} ");
         let figures = self.figures();
         let line = figures.lines().find_map(|line| line.strip_prefix(&label));
         line.map_or(0, |count| count.parse().unwrap())

@@ -98,7 +98,7 @@ async fn announced_bodies_take_no_room_from_others() {
     }
     shows(
         &gateway,
-        "zimage_gateway_rejected_total{reason=\"body_timeout\"} 400",
+        "zimage_gateway_rejected_total{reason=\"body_timeout\",listener=\"api\"} 400",
     )
     .await;
     assert!(rest(&mut silent[0]).await.starts_with("HTTP/1.1 408"));
@@ -121,7 +121,7 @@ async fn large_bodies_that_wait_for_pods_leave_room_for_small_ones() {
     let refused = || {
         figure(
             &gateway,
-            "zimage_gateway_rejected_total{reason=\"overloaded\"}",
+            "zimage_gateway_rejected_total{reason=\"overloaded\",listener=\"api\"}",
         )
     };
     let waiting = || figure(&gateway, "zimage_gateway_requests_in_flight");

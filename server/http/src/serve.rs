@@ -100,7 +100,7 @@ async fn serve_on(
         listeners.metrics,
         Arc::new(Figures(registry)),
         bounds(SCRAPERS),
-        zimage_edge::Metrics::default(),
+        app.metrics.edge.of("metrics"),
         Stop::default(),
     );
     let end = async {

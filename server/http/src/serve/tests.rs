@@ -225,8 +225,25 @@ async fn what_http_forbids_is_refused_counted_and_costs_the_next_client_nothing(
     }
     let answer = ask(server.address, generation(1)).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let rejected = r#"zimage_http_rejected_total{reason="malformed_head"} 1"#;
+    let rejected = r#"zimage_http_rejected_total{reason="malformed_head",listener="api"} 1"#;
     until(server.metrics, &get("/metrics"), rejected).await;
+}
+
+#[tokio::test]
+async fn what_the_listener_of_the_metrics_refuses_is_answered_and_counted_as_elsewhere() {
+    let server = start(ENDLESS, |_| Ok(())).await;
+    let missing = ask(server.metrics, get("/v1/models")).await;
+    assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
+    assert!(missing.contains("unknown_url"), "{missing}");
+    let malformed = ask(server.metrics, "SSH-2.0-x\r\n\r\n".to_owned()).await;
+    assert!(malformed.starts_with("HTTP/1.1 400"), "{malformed}");
+    for reason in ["unknown_url", "malformed_head"] {
+        let line =
+            format!(r#"zimage_http_rejected_total{{reason="{reason}",listener="metrics"}} 1"#);
+        until(server.metrics, &get("/metrics"), &line).await;
+    }
+    let connections = r#"zimage_http_connections{listener="metrics"} 1"#;
+    until(server.metrics, &get("/metrics"), connections).await;
 }
 
 #[tokio::test]

@@ -89,7 +89,10 @@ async fn a_body_beyond_the_memory_is_for_another_time() {
     let answer = post(&app, large(9 << 20)).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(post(&app, wish(json!({}))).await.status, StatusCode::OK);
-    assert!(figures(&app).contains(r#"zimage_http_rejected_total{reason="overloaded"} 1"#));
+    assert!(
+        figures(&app)
+            .contains(r#"zimage_http_rejected_total{reason="overloaded",listener="api"} 1"#)
+    );
 }
 
 #[tokio::test]
@@ -229,7 +232,7 @@ async fn every_refusal_is_counted_by_its_reason() {
         "unknown_parameter",
         "body_too_large",
     ] {
-        let line = format!(r#"zimage_http_rejected_total{{reason="{reason}"}} 1"#);
+        let line = format!(r#"zimage_http_rejected_total{{reason="{reason}",listener="api"}} 1"#);
         assert!(figures.contains(&line), "{line} is not in {figures}");
     }
 }
