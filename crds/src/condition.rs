@@ -22,6 +22,23 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Accepted,
+        Self::PrimaryReady,
+        Self::FallbackReady,
+        Self::TrafficReady,
+        Self::MetricsAvailable,
+        Self::Shifted,
+        Self::ImagesCurrent,
+        Self::Ready,
+    ];
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == name)
+    }
+
     /// The name as it stands in `status.conditions[].type`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,6 +52,15 @@ impl ConditionType {
             Self::Ready => "Ready",
         }
     }
+}
+
+/// Whether something needs somebody's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It is as it is to be, or on its way there.
+    Normal,
+    /// Somebody should look at it.
+    Warning,
 }
 
 /// Why a condition has its value: the closed list behind `status.conditions[].reason`, event reasons and metric labels.
@@ -179,5 +205,64 @@ impl Reason {
             Self::Stale => "Stale",
             Self::NoGpu => "NoGPU",
         }
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == name)
+    }
+
+    /// Whether it needs somebody's attention.
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::InvalidSpec
+            | Self::ApplyFailed
+            | Self::NameTaken
+            | Self::Contested
+            | Self::InsufficientGpu
+            | Self::Unschedulable
+            | Self::PodCreationFailed
+            | Self::ImagePullFailed
+            | Self::ModelInvalid
+            | Self::DeviceFailed
+            | Self::StartupDeadlineExceeded
+            | Self::CrashLooping
+            | Self::VolumeUnavailable
+            | Self::Evicted
+            | Self::NoReadyPods
+            | Self::GatewayOutdated
+            | Self::Saturated
+            | Self::FiguresMissing
+            | Self::PrimaryUnavailable
+            | Self::FallbackUnavailable
+            | Self::BothUnavailable => Severity::Warning,
+            Self::Valid
+            | Self::Paused
+            | Self::Available
+            | Self::Progressing
+            | Self::ScaledToZero
+            | Self::NotConfigured
+            | Self::WithinCapacity
+            | Self::UpdateAvailable
+            | Self::Fresh
+            | Self::Stale
+            | Self::NoGpu => Severity::Normal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_found_by_its_name() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::named(reason.as_str()), Some(reason));
+        }
+        for kind in ConditionType::ALL {
+            assert_eq!(ConditionType::named(kind.as_str()), Some(kind));
+        }
+        assert_eq!(Reason::named("Unheard"), None);
     }
 }

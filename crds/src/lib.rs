@@ -30,7 +30,7 @@ mod traffic;
 #[cfg(test)]
 mod documentation;
 
-pub use condition::{ConditionType, Reason};
+pub use condition::{ConditionType, Reason, Severity};
 pub use deployment::{GatewaySpec, UpgradePolicy, ZImageDeployment, ZImageDeploymentSpec};
 pub use limits::LimitsSpec;
 pub use per_tier::PerTier;

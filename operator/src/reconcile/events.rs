@@ -2,54 +2,20 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
-use zimage_crds::{ConditionType, Reason, TrafficState, ZImageDeploymentStatus};
+use zimage_crds::{ConditionType, Reason, Severity, TrafficState, ZImageDeploymentStatus};
 
-/// Whether a reason needs somebody's attention.
-const fn is_warning(reason: Reason) -> bool {
-    match reason {
-        Reason::InvalidSpec
-        | Reason::ApplyFailed
-        | Reason::NameTaken
-        | Reason::Contested
-        | Reason::InsufficientGpu
-        | Reason::Unschedulable
-        | Reason::PodCreationFailed
-        | Reason::ImagePullFailed
-        | Reason::ModelInvalid
-        | Reason::DeviceFailed
-        | Reason::StartupDeadlineExceeded
-        | Reason::CrashLooping
-        | Reason::VolumeUnavailable
-        | Reason::Evicted
-        | Reason::NoReadyPods
-        | Reason::GatewayOutdated
-        | Reason::Saturated
-        | Reason::FiguresMissing
-        | Reason::PrimaryUnavailable
-        | Reason::FallbackUnavailable
-        | Reason::BothUnavailable => true,
-        Reason::Valid
-        | Reason::Paused
-        | Reason::Available
-        | Reason::Progressing
-        | Reason::ScaledToZero
-        | Reason::NotConfigured
-        | Reason::WithinCapacity
-        | Reason::UpdateAvailable
-        | Reason::Fresh
-        | Reason::Stale
-        | Reason::NoGpu => false,
+/// Whether a condition's change is told. `Ready` repeats what another one says, the traffic has its own event, and figures
+/// that come and go are none.
+const fn is_told(kind: ConditionType) -> bool {
+    match kind {
+        ConditionType::Accepted
+        | ConditionType::PrimaryReady
+        | ConditionType::FallbackReady
+        | ConditionType::TrafficReady
+        | ConditionType::ImagesCurrent => true,
+        ConditionType::MetricsAvailable | ConditionType::Shifted | ConditionType::Ready => false,
     }
 }
-
-/// Conditions whose change is told. `Ready` repeats what one of these says, and figures that come and go are no event.
-const TOLD: [ConditionType; 5] = [
-    ConditionType::Accepted,
-    ConditionType::PrimaryReady,
-    ConditionType::FallbackReady,
-    ConditionType::TrafficReady,
-    ConditionType::ImagesCurrent,
-];
 
 /// The events between two statuses: a condition with another status or reason, another refusal for the same reason, and
 /// another state of the traffic.
@@ -59,7 +25,7 @@ pub(super) fn between(
 ) -> Vec<Event> {
     let mut events = Vec::new();
     for condition in &after.conditions {
-        let told = TOLD.iter().any(|kind| kind.as_str() == condition.type_);
+        let told = ConditionType::named(&condition.type_).is_some_and(is_told);
         let same = before.conditions.iter().any(|other| {
             other.type_ == condition.type_
                 && other.status == condition.status
@@ -103,13 +69,11 @@ fn traffic(before: &ZImageDeploymentStatus, after: &ZImageDeploymentStatus) -> O
 
 /// The condition's type is the event's action too: events of the same reason and action become one series.
 fn event(reason: &str, subject: &str, message: &str) -> Event {
-    let mut reasons = Reason::ALL.into_iter();
-    let warning = reasons.any(|it| it.as_str() == reason && is_warning(it));
+    let severity = Reason::named(reason).map_or(Severity::Normal, Reason::severity);
     Event {
-        type_: if warning {
-            EventType::Warning
-        } else {
-            EventType::Normal
+        type_: match severity {
+            Severity::Normal => EventType::Normal,
+            Severity::Warning => EventType::Warning,
         },
         reason: reason.to_owned(),
         note: Some(format!("{subject}: {message}").chars().take(1000).collect()),
