@@ -66,6 +66,19 @@ impl<T> IndexMut<Tier> for PerTier<T> {
     }
 }
 
+impl<T> IntoIterator for PerTier<T> {
+    type Item = (Tier, T);
+    type IntoIter = std::array::IntoIter<(Tier, T), 2>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        [
+            (Tier::Primary, self.primary),
+            (Tier::Fallback, self.fallback),
+        ]
+        .into_iter()
+    }
+}
+
 impl From<Weights> for PerTier<i32> {
     fn from(weights: Weights) -> Self {
         Self {

@@ -89,17 +89,6 @@ fn peer(text: &str) -> Result<NetworkPolicyPeer, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// Images of components whose spec names none.
-#[derive(Clone, Debug)]
-pub struct DefaultImages {
-    /// Server of a tier on the CPU.
-    pub server: String,
-    /// Server of a tier with a GPU.
-    pub server_cuda: String,
-    /// Gateway.
-    pub gateway: String,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

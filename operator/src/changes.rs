@@ -1,7 +1,7 @@
 //! The deployments of one scope: which there are, which changed and wait for their reconciliation, and which this leader has
 //! reconciled at least once. Nothing here waits for anything, so nothing can be lost in a wait.
 
-use crate::reconcile::DeploymentRef;
+use crate::component::DeploymentRef;
 use kube::{Resource, ResourceExt};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -27,3 +27,8 @@ impl Moment {
         self.monotonic.checked_sub(passed).unwrap_or(self.monotonic)
     }
 }
+
+/// Times in the API have whole seconds; a finer one would differ from what is read back.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}

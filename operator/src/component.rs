@@ -2,11 +2,15 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use zimage_crds::{Tier, ZImageDeployment, labels};
+
+/// The name of a deployment.
+pub type DeploymentRef = ObjectRef<ZImageDeployment>;
 
 /// Label that a Deployment gives to its ReplicaSets and their pods; its value ends the ReplicaSet's name.
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -50,6 +54,11 @@ impl Component {
             Self::Server(tier) => tier.as_str(),
             Self::Gateway => "gateway",
         }
+    }
+
+    /// The name of the container that holds the component's program.
+    pub const fn container(self) -> &'static str {
+        self.kind()
     }
 
     const fn kind(self) -> &'static str {

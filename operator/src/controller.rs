@@ -1,12 +1,14 @@
 //! Which change leads to which reconciliation, and when it is tried again. No decisions about a deployment.
 
-use crate::args::DefaultImages;
 use crate::changes::Changes;
+use crate::component::DeploymentRef;
+use crate::decide::rollout::DefaultImages;
 use crate::failures::Failures;
+use crate::fault::ReconcileError;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::reconcile::build::Peers;
-use crate::reconcile::{Context, DeploymentRef, ReconcileError, Reverts, reconcile};
+use crate::reconcile::{Context, Reverts, Written, reconcile};
 use crate::watches::Scope;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::api::rbac::v1::RoleRef;
@@ -62,7 +64,7 @@ pub async fn run(shared: Shared, scope: Arc<Scope>, observer: Arc<Observer>) {
         gateway_role: shared.gateway_role,
         recorder: shared.recorder,
         metrics: shared.metrics,
-        written: std::sync::Mutex::default(),
+        written: Written::default(),
         failures: Failures::default(),
         reverts: Reverts::default(),
     });

@@ -1,7 +1,8 @@
 //! Which deployments failed to be reconciled how often in a row: for the time of the next attempt, and so that a refusal is
 //! logged once and not at each attempt.
 
-use crate::reconcile::{DeploymentRef, ReconcileError};
+use crate::component::DeploymentRef;
+use crate::fault::ReconcileError;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

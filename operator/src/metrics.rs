@@ -1,8 +1,9 @@
 //! The operator's own figures, `zimage_operator_*`.
 
+use crate::component::DeploymentRef;
+use crate::decide::traffic::REASONS;
+use crate::fault::Cause;
 use crate::observe::ScrapeMetrics;
-use crate::reconcile::{Cause, DeploymentRef};
-use crate::traffic::REASONS;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -16,14 +16,14 @@ mod scrape;
 mod tests;
 
 use crate::clock::Moment;
-use crate::component::Component;
-use crate::traffic::{self, Observation, Policy, State};
+use crate::component::{Component, DeploymentRef};
+use crate::decide::traffic::Observation;
+use crate::decide::{self, Decision};
 use futures::stream::{self, FuturesUnordered, StreamExt};
-use kube::runtime::reflector::ObjectRef;
 use sample::Samples;
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -31,8 +31,6 @@ use zimage_crds::{PerTier, TrafficStatus, ZImageDeployment};
 
 pub use metrics::{DecisionGauges, ScrapeMetrics};
 pub use sample::{Knowledge, PodTarget, Targets};
-
-type DeploymentRef = ObjectRef<ZImageDeployment>;
 
 /// How often each pod is read.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -56,44 +54,41 @@ pub struct Observer {
 
 /// One deployment as the last reconciliation described it.
 struct Tracked {
-    policy: Policy,
+    owner: Arc<ZImageDeployment>,
     servers: PerTier<Samples>,
     gateway: Samples,
-    traffic: State,
+    decision: Decision,
     /// What the status shows or is about to show.
-    published: Option<Decision>,
+    published: Option<Snapshot>,
     /// A round of its pods is on its way.
     is_being_read: bool,
 }
 
-/// What reconciliation knows about a deployment's traffic.
-pub struct Inputs<'a> {
-    /// The spec's part.
-    pub policy: Policy,
-    /// Ready pods of each tier.
+/// The ready pods of a deployment.
+#[derive(Clone, Debug, Default)]
+pub struct ReadyPods {
+    /// Those of each tier.
     pub servers: PerTier<Targets>,
-    /// Ready pods of the gateway.
+    /// The gateway's.
     pub gateway: Targets,
-    /// The status as it is, empty before the first reconciliation.
-    pub status: Option<&'a TrafficStatus>,
 }
 
-/// A decision together with the observation that it rests on.
+/// A decision together with what was seen at its time.
 #[derive(Clone, Debug)]
-pub struct Decision {
-    /// Weights, state and reason.
-    pub traffic: State,
-    /// What was seen.
+pub struct Snapshot {
+    /// What is in force.
+    pub decision: Decision,
+    /// The tiers, by which it was decided.
     pub observation: Observation,
     /// What the gateway knows.
     pub knowledge: Knowledge,
 }
 
-impl Decision {
-    /// Whether both lead to the same status: figures may differ, not whether there are any.
+impl Snapshot {
+    /// Whether both lead to the same objects and the same status: figures may differ, not whether there are any.
     fn shows_the_same(&self, other: &Self) -> bool {
-        let load = |decision: &Self| mem::discriminant(&decision.observation.primary.load);
-        self.traffic.agrees_with(&other.traffic)
+        let load = |snapshot: &Self| mem::discriminant(&snapshot.observation.primary.load);
+        self.decision.agrees_with(&other.decision)
             && load(self) == load(other)
             && self.knowledge.outdated == other.knowledge.outdated
     }
@@ -116,35 +111,37 @@ impl Observer {
         turned.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// The decision for a deployment, now. Its pods are read each second from here on.
-    pub fn decide(&self, deployment: &DeploymentRef, inputs: Inputs<'_>, now: Moment) -> Decision {
+    /// The decision for a deployment, now; `status` is what an earlier process left. Its pods are read each second from here
+    /// on.
+    pub fn decide(
+        &self,
+        owner: &Arc<ZImageDeployment>,
+        pods: ReadyPods,
+        status: Option<&TrafficStatus>,
+        now: Moment,
+    ) -> Snapshot {
         let mut tracked = self.lock();
-        let entry = tracked.entry(deployment.clone()).or_insert_with(|| {
-            let traffic = match inputs.status {
-                Some(status) => State::from_status(status, now),
-                None => State::new(&inputs.policy, now),
-            };
-            Tracked {
-                policy: inputs.policy.clone(),
-                servers: PerTier::default(),
-                gateway: Samples::default(),
-                published: None,
-                is_being_read: false,
-                traffic,
-            }
+        let deployment = DeploymentRef::from_obj(owner.as_ref());
+        let entry = tracked.entry(deployment).or_insert_with(|| Tracked {
+            owner: Arc::clone(owner),
+            servers: PerTier::default(),
+            gateway: Samples::default(),
+            decision: Decision::begin(&owner.spec, status, now),
+            published: None,
+            is_being_read: false,
         });
-        entry.policy = inputs.policy;
-        inputs
-            .servers
-            .map(|tier, pods| entry.servers[tier].follow(pods, now.monotonic));
-        entry.gateway.follow(inputs.gateway, now.monotonic);
-        let decision = entry.decide(now);
-        entry.published = Some(decision.clone());
-        decision
+        entry.owner = Arc::clone(owner);
+        for (tier, pods) in pods.servers {
+            entry.servers[tier].follow(pods, now.monotonic);
+        }
+        entry.gateway.follow(pods.gateway, now.monotonic);
+        let snapshot = entry.decide(now);
+        entry.published = Some(snapshot.clone());
+        snapshot
     }
 
     /// Each deployment's decision in force, and what is seen of it now.
-    fn in_force(&self, now: Moment) -> Vec<(DeploymentRef, Decision)> {
+    fn in_force(&self, now: Moment) -> Vec<(DeploymentRef, Snapshot)> {
         let tracked = self.lock();
         let decisions = tracked
             .iter()
@@ -242,9 +239,9 @@ impl Observer {
             return false;
         };
         entry.is_being_read = false;
-        let decision = entry.decide(now);
+        let snapshot = entry.decide(now);
         let published = entry.published.as_ref();
-        !published.is_some_and(|published| decision.shows_the_same(published))
+        !published.is_some_and(|published| snapshot.shows_the_same(published))
     }
 
     /// A panic while the lock was held cannot leave an entry half written: each field is replaced as a whole.
@@ -254,15 +251,19 @@ impl Observer {
 }
 
 impl Tracked {
-    fn decide(&mut self, now: Moment) -> Decision {
-        let observation = self.observe(now);
-        self.traffic = traffic::decide(&self.policy, &observation, &self.traffic, now);
+    fn decide(&mut self, now: Moment) -> Snapshot {
+        let inputs = decide::Inputs {
+            spec: &self.owner.spec,
+            observation: self.observe(now),
+            now,
+        };
+        self.decision = decide::decide(&inputs, &self.decision);
         self.in_force(now)
     }
 
-    fn in_force(&self, now: Moment) -> Decision {
-        Decision {
-            traffic: self.traffic.clone(),
+    fn in_force(&self, now: Moment) -> Snapshot {
+        Snapshot {
+            decision: self.decision.clone(),
             observation: self.observe(now),
             knowledge: self.gateway.knowledge(now.monotonic),
         }

@@ -1,4 +1,4 @@
-//! One reconciliation: what exists, what is wanted, the difference applied, and what there is to say about it.
+//! One reconciliation: what exists, what is decided and built, the difference applied, and what there is to say about it.
 //!
 //! A spec that cannot be is refused by the API server, by the rules of the CRD or those of the children.
 
@@ -6,48 +6,41 @@ mod apply;
 pub mod build;
 pub mod dereference;
 mod events;
-mod fault;
-mod images;
 mod kubelet;
+mod publish;
 mod status;
 mod validate;
+mod written;
 
 #[cfg(test)]
 mod tests;
 
-use crate::args::DefaultImages;
 use crate::clock::Moment;
-use crate::component::Component;
+use crate::component::{Component, DeploymentRef};
+use crate::decide::rollout::{Choice, DefaultImages};
 use crate::failures::Failures;
+use crate::fault::ReconcileError;
 use crate::metrics::Metrics;
-use crate::observe::{Decision, Inputs, Observer, PodTarget, Targets};
-use crate::traffic::Policy;
+use crate::observe::{Observer, PodTarget, ReadyPods, Snapshot, Targets};
 use apply::Target;
-use build::{Desired, Images, Peers};
+use build::{Desired, Peers};
 use dereference::{Caches, Existing};
-use images::Choice;
-use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::RoleRef;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
-use serde_json::json;
-use status::Fault;
-use std::collections::HashMap;
+use publish::{Publisher, publish};
+use status::{Fault, Observed};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use zimage_crds::contract::METRICS_PORT;
 use zimage_crds::{PerTier, ZImageDeployment, ZImageDeploymentStatus};
 
 pub use apply::Reverts;
 pub use dereference::owner_of_child;
-pub use fault::{Cause, Contested, Holder, ReconcileError, Taken};
 pub use status::{DEVICE_FAILED, MODEL_INVALID};
-
-/// The name of a deployment.
-pub type DeploymentRef = ObjectRef<ZImageDeployment>;
+pub use written::Written;
 
 /// What reconciliation works with.
 pub struct Context {
@@ -67,20 +60,12 @@ pub struct Context {
     pub recorder: Recorder,
     /// Figures.
     pub metrics: Arc<Metrics>,
-    /// The last status written for each deployment: the cache of deployments may be behind it.
-    pub written: Mutex<HashMap<DeploymentRef, Written>>,
+    /// Statuses that were written.
+    pub written: Written,
     /// Failed attempts.
     pub failures: Failures,
     /// Children that had to be put back.
     pub reverts: Reverts,
-}
-
-/// A status that was written.
-#[derive(Clone, Debug)]
-pub struct Written {
-    uid: Option<String>,
-    version: Option<String>,
-    status: ZImageDeploymentStatus,
 }
 
 /// Brings the children of one deployment to what its spec asks for, and its status to what they are. Returns when to look
@@ -99,37 +84,37 @@ pub async fn reconcile(
 }
 
 async fn reconcile_one(
-    owner: &ZImageDeployment,
+    owner: &Arc<ZImageDeployment>,
     context: &Context,
 ) -> Result<Option<Duration>, ReconcileError> {
     if owner.meta().deletion_timestamp.is_some() {
         // Owner references let the garbage collector take the children.
         return Ok(None);
     }
-    let now = whole_seconds(Timestamp::now());
-    let before = context.last_status(owner);
-    let mut existing = context.caches.existing(owner);
-    existing.obstacles = kubelet::obstacles(&context.client, existing.pods()).await;
-    let choice = Choice {
+    let before = context.written.last_status(owner);
+    let existing = context.dereference(owner).await;
+    let validity = validate::validate(owner, &context.caches.owners.state());
+    let now = Moment::now();
+    let snapshot = context.decide(owner, &existing, &before, now);
+    let (desired, outdated) = context.desire(owner, &existing, &before, &snapshot);
+    let wanted = validity.and_then(|()| Ok(build::build(&desired)?));
+    let target = Target {
+        client: &context.client,
         owner,
-        before: &before,
         existing: &existing,
-        defaults: &context.images,
-    };
-    let images = choice.images();
-    let applied = match owner.spec.paused {
-        true => context.hold(owner, &existing, &images),
-        false => context.apply(owner, &existing, &images).await,
+        reverts: &context.reverts,
     };
     // A refusal leaves the pods alone, not the traffic: it still follows their readiness.
-    let decision = context.decide(owner, &existing, &before);
+    let applied = match wanted {
+        Err(error) => Err(error),
+        Ok(wanted) if owner.spec.paused => apply::hold(&target, &wanted),
+        Ok(wanted) => apply::apply(&target, &wanted).await,
+    };
     let fault = applied.as_ref().err().map(Fault::of);
     let children = applied.as_ref().unwrap_or(&existing.children);
-    let outdated = choice.outdated(&images);
-    let observed = status::Observed::new(owner, children, &existing, &decision).outdated(outdated);
-    let mut after = status::of(owner, &observed, fault.as_ref(), &before, now);
-    images::remember(&images, owner, &mut after);
-    context.update_status(owner, &before, after).await?;
+    let observed = Observed::new(&desired, children, &existing, &snapshot).outdated(outdated);
+    let after = status::of(&observed, fault.as_ref(), &before, now.wall);
+    publish(&context.publisher(), owner, &before, after).await?;
     match applied {
         // Nothing failed: it is as it is asked to be.
         Err(ReconcileError::Held(_)) => Ok(None),
@@ -141,159 +126,68 @@ async fn reconcile_one(
 }
 
 impl Context {
-    fn last_status(&self, owner: &ZImageDeployment) -> ZImageDeploymentStatus {
-        let written = self.written(owner).map(|written| written.status);
-        written.or(owner.status.clone()).unwrap_or_default()
+    /// What exists, and what keeps its pods from starting.
+    async fn dereference(&self, owner: &ZImageDeployment) -> Existing {
+        let mut existing = self.caches.existing(owner);
+        existing.obstacles = kubelet::obstacles(&self.client, existing.pods()).await;
+        existing
     }
 
-    /// What was written last for this very deployment, not for one of its name before it.
-    fn written(&self, owner: &ZImageDeployment) -> Option<Written> {
-        let all = self.lock_written();
-        let written = all.get(&DeploymentRef::from_obj(owner))?;
-        (written.uid == owner.uid()).then(|| written.clone())
-    }
-
-    /// The children as they are then.
-    async fn apply(
-        &self,
-        owner: &ZImageDeployment,
-        existing: &Existing,
-        images: &Images,
-    ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
-        validate::validate(owner, &self.caches.owners.state())?;
-        let accounts = build::accounts(owner)?;
-        let others = self.wanted(owner, images, &existing.children)?;
-        let all = [accounts.as_slice(), others.as_slice()].concat();
-        apply::check_names(&self.client, owner, &all, existing).await?;
-        let target = Target {
-            client: &self.client,
-            owner,
-            existing,
-            reverts: &self.reverts,
-        };
-        let accounts = apply::apply(&target, accounts).await?;
-        let wanted = self.wanted(owner, images, &accounts)?;
-        let others = apply::apply(&target, wanted).await?;
-        let children = [accounts, others].concat();
-        apply::prune(&self.client, &children, existing).await?;
-        Ok(children)
-    }
-
-    /// The children as they are, when they are as the spec asks for; nothing is changed.
-    fn hold(
-        &self,
-        owner: &ZImageDeployment,
-        existing: &Existing,
-        images: &Images,
-    ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
-        let others = self.wanted(owner, images, &existing.children)?;
-        let wanted = [build::accounts(owner)?, others].concat();
-        match apply::differences(wanted, existing) {
-            None => Ok(existing.children.clone()),
-            Some(differences) => Err(ReconcileError::Held(differences)),
-        }
-    }
-
-    /// The children that go with these accounts.
-    fn wanted(
-        &self,
-        owner: &ZImageDeployment,
-        images: &Images,
-        accounts: &[Arc<DynamicObject>],
-    ) -> Result<Vec<DynamicObject>, serde_json::Error> {
-        let name = Component::Gateway.account(owner);
-        let is_account = |child: &&Arc<DynamicObject>| {
-            let types = child.types.as_ref();
-            child.name_any() == name && types.is_some_and(|it| it.kind == "ServiceAccount")
-        };
-        let account = accounts.iter().find(is_account);
-        build::children(&Desired {
-            owner,
-            images: images.clone(),
-            gateway_account: account.and_then(|account| account.meta().uid.as_deref()),
-            peers: self.peers.as_ref(),
-            gateway_role: &self.gateway_role,
-        })
-    }
-
+    /// The decision in force from now on, and what it rests on.
     fn decide(
         &self,
-        owner: &ZImageDeployment,
+        owner: &Arc<ZImageDeployment>,
         existing: &Existing,
         before: &ZImageDeploymentStatus,
-    ) -> Decision {
-        let inputs = Inputs {
-            policy: Policy::from(&owner.spec),
+        now: Moment,
+    ) -> Snapshot {
+        let pods = ReadyPods {
             servers: PerTier::from_fn(|tier| targets(owner, existing, Component::Server(tier))),
             gateway: targets(owner, existing, Component::Gateway),
-            status: before.traffic.as_ref(),
         };
         self.observer
-            .decide(&ObjectRef::from_obj(owner), inputs, Moment::now())
+            .decide(owner, pods, before.traffic.as_ref(), now)
     }
 
-    async fn update_status(
-        &self,
-        owner: &ZImageDeployment,
+    /// All that the children are made of, and which of them have an older image than the operator's.
+    fn desire<'a>(
+        &'a self,
+        owner: &'a ZImageDeployment,
+        existing: &Existing,
         before: &ZImageDeploymentStatus,
-        after: ZImageDeploymentStatus,
-    ) -> Result<(), ReconcileError> {
-        if *before == after && owner.status.as_ref() == Some(&after) {
-            return Ok(());
-        }
-        let api: Api<ZImageDeployment> =
-            Api::namespaced(self.client.clone(), &owner.namespace().unwrap_or_default());
-        // Of two writers one is refused, and a deployment of the same name made since is another one.
-        let patch = json!({
-            "apiVersion": ZImageDeployment::api_version(&()),
-            "kind": ZImageDeployment::kind(&()),
-            "metadata": {"uid": owner.uid(), "resourceVersion": self.version(owner)},
-            "status": after,
-        });
-        let parameters = PatchParams::apply(apply::FIELD_MANAGER).force();
-        let patch = Patch::Apply(patch);
-        let name = owner.name_any();
-        let stored = match api.patch_status(&name, &parameters, &patch).await {
-            Ok(stored) => stored,
-            Err(error) => {
-                // What is there may be another's: the cache tells.
-                self.lock_written().remove(&DeploymentRef::from_obj(owner));
-                return Err(error.into());
-            }
+        snapshot: &Snapshot,
+    ) -> (Desired<'a>, Vec<String>) {
+        let choice = Choice {
+            spec: &owner.spec,
+            before,
+            live: &|component| existing.running(owner, component),
+            defaults: &self.images,
         };
-        self.metrics
-            .shifted(&DeploymentRef::from_obj(owner), before, &after);
-        for event in events::between(before, &after) {
-            // A lost event is no reason to reconcile again.
-            if let Err(error) = self.recorder.publish(&event, &owner.object_ref(&())).await {
-                tracing::warn!(%error, reason = event.reason, "failed to publish an event");
-            }
-        }
-        let written = Written {
-            uid: owner.uid(),
-            version: stored.resource_version(),
-            status: after,
+        let images = choice.images();
+        let outdated = choice.outdated(&images);
+        let desired = Desired {
+            owner,
+            images,
+            replicas: snapshot.decision.replicas,
+            peers: self.peers.as_ref(),
+            gateway_role: &self.gateway_role,
+            lacking: self.caches.lacking(),
         };
-        self.lock_written()
-            .insert(DeploymentRef::from_obj(owner), written);
-        Ok(())
+        (desired, outdated)
     }
 
-    /// The version that a status is written on: the cache's when it has our last one, and else that one's.
-    fn version(&self, owner: &ZImageDeployment) -> Option<String> {
-        let written = self.written(owner);
-        let ahead = written.filter(|written| owner.status.as_ref() != Some(&written.status));
-        ahead.map_or_else(|| owner.resource_version(), |written| written.version)
-    }
-
-    fn lock_written(&self) -> MutexGuard<'_, HashMap<DeploymentRef, Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            client: &self.client,
+            written: &self.written,
+            recorder: &self.recorder,
+            metrics: &self.metrics,
+        }
     }
 
     /// Forgets deployments that are gone.
     pub fn forget(&self, exists: impl Fn(&DeploymentRef) -> bool) {
-        self.lock_written()
-            .retain(|deployment, _| exists(deployment));
+        self.written.retain(&exists);
         self.metrics.forget(&exists);
         self.failures.retain(exists);
     }
@@ -302,7 +196,7 @@ impl Context {
 /// The ready pods of a component and where they tell their figures.
 fn targets(owner: &ZImageDeployment, existing: &Existing, component: Component) -> Targets {
     let pods = existing.pods_of(owner, component).into_iter();
-    let target = |pod: &k8s_openapi::api::core::v1::Pod| {
+    let target = |pod: &Pod| {
         let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some(PodTarget {
             name: pod.name_any(),
@@ -312,9 +206,4 @@ fn targets(owner: &ZImageDeployment, existing: &Existing, component: Component) 
     pods.filter(|pod| status::is_ready(pod))
         .filter_map(target)
         .collect()
-}
-
-/// Times in the API have whole seconds; a finer one would differ from what is read back.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -1,10 +1,12 @@
 //! The lists that the operator follows: deployments, their children, their pods. Each is read and watched by a task of its
 //! own from the start of the process on, whoever leads; one that is refused or slow holds up none of the others.
 
+mod list;
+
 use crate::changes::Changes;
-use crate::reconcile::build::kinds;
-use crate::reconcile::dereference::{Caches, owner_of_pod};
-use crate::reconcile::{DeploymentRef, owner_of_child};
+use crate::component::DeploymentRef;
+use crate::reconcile::build::{is_optional, kinds};
+use crate::reconcile::dereference::{Caches, Children, owner_of_child, owner_of_pod};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject};
@@ -14,12 +16,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::{Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt};
+use list::List;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use zimage_crds::{ZImageDeployment, labels};
 
@@ -29,12 +32,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const STALLED: Duration = Duration::from_secs(150);
 /// Seconds after which a watch is begun anew, from where it was: the most that a dead one goes unnoticed.
 const WATCH_SECONDS: u32 = 60;
-/// A watch that is broken for longer makes what it keeps doubtful.
-const DOUBTFUL: Duration = Duration::from_secs(60);
-/// A watch that runs again says nothing until something changes. It runs when it has not failed for longer than an attempt
-/// and the pause before it take.
-const MENDED: Duration = Duration::from_secs(30);
-
 /// What is followed of one namespace, or of all.
 pub struct Scope {
     /// The namespace; `None`: all.
@@ -92,151 +89,9 @@ impl Scope {
             .map(|list| (list.kind.as_str(), list.is_whole()))
     }
 
-    /// Whether every list was read to its end.
+    /// Whether every list was read to its end, but those of kinds of children that the API server does not have.
     pub fn is_whole(&self) -> bool {
-        self.lists.iter().all(|list| list.is_whole())
-    }
-}
-
-/// How it stands with one list.
-#[derive(Debug)]
-struct List {
-    kind: String,
-    place: String,
-    state: Mutex<ListState>,
-}
-
-#[derive(Clone, Debug)]
-struct ListState {
-    whole: bool,
-    trouble: Option<Fault>,
-    begun: Instant,
-}
-
-/// An unbroken row of failures.
-#[derive(Clone, Copy, Debug)]
-struct Fault {
-    trouble: Trouble,
-    since: Instant,
-    last: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Refused(u16),
-    Missing,
-    Unreachable,
-}
-
-impl List {
-    fn new(kind: &str, namespace: Option<&str>) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            place: namespace.map_or_else(
-                || "all namespaces".to_owned(),
-                |name| format!("namespace {name}"),
-            ),
-            state: Mutex::new(ListState {
-                whole: false,
-                trouble: None,
-                begun: Instant::now(),
-            }),
-        }
-    }
-
-    fn update(&self, change: impl FnOnce(&mut ListState)) -> ListState {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut state);
-        state.clone()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.update(|_| {}).whole
-    }
-
-    fn completed(&self) {
-        let mut failed = false;
-        self.update(|state| {
-            state.whole = true;
-            failed = state.trouble.take().is_some();
-        });
-        if failed {
-            tracing::info!(kind = self.kind, place = self.place, "listed");
-        }
-    }
-
-    fn changed(&self) {
-        self.update(|state| state.trouble = state.trouble.filter(|_| !state.whole));
-    }
-
-    /// Logged once: until it is over it is the same trouble.
-    fn failed(&self, error: &watcher::Error) {
-        let (trouble, now) = (Trouble::of(error), Instant::now());
-        let mut is_new = false;
-        self.update(|state| {
-            let before = state
-                .trouble
-                .filter(|fault| !state.whole || fault.last.elapsed() < MENDED);
-            is_new = before.is_none_or(|fault| fault.trouble != trouble);
-            let since = before.map_or(now, |fault| fault.since);
-            state.trouble = Some(Fault {
-                trouble,
-                since,
-                last: now,
-            });
-        });
-        match is_new {
-            true => {
-                tracing::warn!(kind = self.kind, place = self.place, %error, "failed to list or watch; trying again")
-            }
-            false => tracing::debug!(kind = self.kind, place = self.place, %error, "still failing"),
-        }
-    }
-
-    fn obstacle(&self) -> Option<String> {
-        let state = self.update(|_| {});
-        let what = format!("{}s in {}", self.kind, self.place);
-        let told = |since: Instant, trouble: &str| {
-            format!("{what}: {trouble}, for {} s", since.elapsed().as_secs())
-        };
-        match (state.whole, state.trouble) {
-            (true, Some(fault))
-                if fault.since.elapsed() >= DOUBTFUL && fault.last.elapsed() < MENDED =>
-            {
-                Some(told(fault.since, fault.trouble.as_str()))
-            }
-            (true, _) => None,
-            (false, Some(fault)) => Some(told(fault.since, fault.trouble.as_str())),
-            (false, None) => Some(told(state.begun, "no whole list yet")),
-        }
-    }
-}
-
-impl Trouble {
-    fn of(error: &watcher::Error) -> Self {
-        use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-        let code = match error {
-            InitialListFailed(kube::Error::Api(status))
-            | WatchStartFailed(kube::Error::Api(status))
-            | WatchFailed(kube::Error::Api(status))
-            | WatchError(status) => status.code,
-            _ => return Self::Unreachable,
-        };
-        match code {
-            404 => Self::Missing,
-            code => Self::Refused(code),
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused(401 | 403) => "refused: the operator's rights are missing",
-            Self::Refused(_) => "the API server answers with an error",
-            Self::Missing => {
-                "unknown to the API server: is the CustomResourceDefinition installed?"
-            }
-            Self::Unreachable => "the API server cannot be reached, or answers with something else",
-        }
+        self.lists.iter().all(|list| list.is_settled())
     }
 }
 
@@ -249,15 +104,15 @@ struct Watches<'a> {
 }
 
 impl Watches<'_> {
-    fn list(&mut self, kind: &str) -> Arc<List> {
-        let list = Arc::new(List::new(kind, self.namespace));
+    fn list(&mut self, kind: &str, is_optional: bool) -> Arc<List> {
+        let list = Arc::new(List::new(kind, self.namespace, is_optional));
         self.lists.push(Arc::clone(&list));
         list
     }
 
     /// One deployment that cannot be read, written by a later version, say, must not hide the others.
     fn owners(&mut self, api: Api<DeserializeGuard<ZImageDeployment>>) -> Store<ZImageDeployment> {
-        let list = self.list(&ZImageDeployment::kind(&()));
+        let list = self.list(&ZImageDeployment::kind(&()), false);
         let mut writer = Writer::<ZImageDeployment>::new(());
         let owners = writer.as_reader();
         let (cache, changes) = (writer.as_reader(), Arc::clone(&self.changes));
@@ -287,11 +142,12 @@ impl Watches<'_> {
     }
 
     fn pods(&mut self, api: Api<Pod>) -> Store<Pod> {
-        let kind = Pod::kind(&()).into_owned();
-        self.belongings(&kind, (), api, slim, owner_of_pod)
+        let list = self.list(&Pod::kind(&()), false);
+        self.belongings(list, (), api, slim, owner_of_pod)
     }
 
-    fn children(&mut self, api: Api<DynamicObject>, kind: ApiResource) -> Store<DynamicObject> {
+    /// Where the cluster lacks a kind that deployments can do without, there are none of it.
+    fn children(&mut self, api: Api<DynamicObject>, kind: ApiResource) -> Children {
         let types = TypeMeta {
             api_version: kind.api_version.clone(),
             kind: kind.kind.clone(),
@@ -301,15 +157,19 @@ impl Watches<'_> {
             // The items of a list do not carry their kind.
             object.types = Some(types.clone());
         };
-        let name = kind.kind.clone();
-        self.belongings(&name, kind, api, prepare, owner_of_child)
+        let list = self.list(&kind.kind, is_optional(&kind));
+        Children {
+            kind: kind.clone(),
+            is_served: Arc::clone(&list.is_served),
+            objects: self.belongings(list, kind, api, prepare, owner_of_child),
+        }
     }
 
     /// Follows what belongs to deployments. What vanished while nothing was watched is told by no event: after each list any
     /// deployment may have lost something.
     fn belongings<K>(
-        &mut self,
-        name: &str,
+        &self,
+        list: Arc<List>,
         kind: K::DynamicType,
         api: Api<K>,
         prepare: impl Fn(&mut K) + Send + 'static,
@@ -319,7 +179,6 @@ impl Watches<'_> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
         K::DynamicType: Clone + Debug + Eq + Hash + Send + Sync + Unpin,
     {
-        let list = self.list(name);
         let mut writer = Writer::<K>::new(kind);
         let cache = writer.as_reader();
         let changes = Arc::clone(&self.changes);

@@ -13,7 +13,8 @@ use zimage_crds::contract::{
     SERVER_PORT,
 };
 use zimage_crds::{PerTier, ZImageDeployment};
-use zimage_operator::reconcile::build::{Desired, Images, children};
+use zimage_operator::decide::rollout::Images;
+use zimage_operator::reconcile::build::{Desired, build};
 use zimage_operator::reconcile::{DEVICE_FAILED, MODEL_INVALID};
 use zimage_tests::manifest::{Change, valid};
 use zimage_tests::process::program;
@@ -51,13 +52,15 @@ fn rendered(part: &str, manifest: Value) -> Result<Value> {
         gateway: image("g"),
     };
     let name = format!("fox-{part}");
-    let children = children(&Desired {
+    let wanted = build(&Desired {
         gateway_role: &RoleRef::default(),
         owner: &owner,
         images,
-        gateway_account: None,
+        replicas: PerTier::from_fn(|_| 1),
         peers: None,
+        lacking: Vec::new(),
     })?;
+    let children = wanted.children(None)?;
     let deployment = children
         .iter()
         .map(serde_json::to_value)

@@ -88,6 +88,36 @@ async fn every_deployment_is_followed_within_ten_seconds_of_the_last_obstacle() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_the_cluster_lacks_is_neither_waited_for_nor_made_until_it_is_there() {
+    let begun = Instant::now();
+    let made = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&made);
+    let client = cluster(COUNT, move |call| {
+        let is_budget = call.path.ends_with("/poddisruptionbudgets");
+        if is_budget && call.method == Method::POST {
+            *counted.lock().unwrap() += 1;
+        }
+        let is_lacking = is_budget && begun.elapsed() < 60 * SECOND;
+        is_lacking.then(|| refusal(404, "the server could not find the requested resource"))
+    });
+    let scope = Arc::new(Scope::follow(&client, None, &TaskTracker::new()));
+    let health = Health::new(vec![Arc::clone(&scope)], Lead::default());
+    let watching = async {
+        sleep(30 * SECOND).await;
+        assert_eq!(scope.changes.progress().followed, COUNT);
+        assert_eq!(health.ready(), Ok(()));
+        assert_eq!(*made.lock().unwrap(), 0);
+        sleep(60 * SECOND).await;
+        assert_eq!(health.ready(), Ok(()));
+        assert!(*made.lock().unwrap() >= COUNT);
+    };
+    tokio::select! {
+        () = lead(&client, Arc::clone(&scope)) => panic!("the controller ended"),
+        () = watching => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reconciliation_that_hangs_or_panics_is_one_deployment_s_alone() {
     let client = cluster(COUNT, |call| {
         let name = call.body["metadata"]["name"].as_str().unwrap_or_default();

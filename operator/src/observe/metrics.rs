@@ -1,8 +1,9 @@
 //! What the observer tells in `/metrics`: how its reading goes, and each deployment's figures at the moment they are asked for.
 
-use super::{Decision, DeploymentRef, Observer};
+use super::{Observer, Snapshot};
 use crate::clock::Moment;
-use crate::traffic::Load;
+use crate::component::DeploymentRef;
+use crate::decide::traffic::Load;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric,
@@ -109,18 +110,18 @@ struct DeploymentLabels {
 impl Collector for DecisionGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = Moment::now();
-        let decisions: Vec<_> = self.0.iter().flat_map(|it| it.in_force(now)).collect();
+        let snapshots: Vec<_> = self.0.iter().flat_map(|it| it.in_force(now)).collect();
         Gauge::new("tier_weight", "Weight in force").encode(
             &mut encoder,
-            of_tiers(&decisions, |decision, tier| {
-                let weights = PerTier::from(decision.traffic.weights());
+            of_tiers(&snapshots, |snapshot, tier| {
+                let weights = PerTier::from(snapshot.decision.traffic.weights());
                 Some(i64::from(weights[tier]))
             }),
         )?;
         Gauge::new("tier_ready_pods", "Pods that are ready").encode(
             &mut encoder,
-            of_tiers(&decisions, |decision, tier| {
-                Some(i64::from(decision.observation[tier].ready_pods))
+            of_tiers(&snapshots, |snapshot, tier| {
+                Some(i64::from(snapshot.observation[tier].ready_pods))
             }),
         )?;
         Gauge::new(
@@ -129,8 +130,8 @@ impl Collector for DecisionGauges {
         )
         .encode(
             &mut encoder,
-            of_tiers(&decisions, |decision, tier| {
-                match decision.observation[tier].load {
+            of_tiers(&snapshots, |snapshot, tier| {
+                match snapshot.observation[tier].load {
                     Load::Fresh { utilization, .. } => Some(utilization),
                     Load::Stale | Load::NoGpu => None,
                 }
@@ -142,8 +143,8 @@ impl Collector for DecisionGauges {
         )
         .encode(
             &mut encoder,
-            of_tiers(&decisions, |decision, tier| {
-                match decision.observation[tier].load {
+            of_tiers(&snapshots, |snapshot, tier| {
+                match snapshot.observation[tier].load {
                     Load::Fresh { waiting, .. } => Some(i64::try_from(waiting).unwrap_or(i64::MAX)),
                     Load::Stale | Load::NoGpu => None,
                 }
@@ -155,17 +156,17 @@ impl Collector for DecisionGauges {
         )
         .encode(
             &mut encoder,
-            of_tiers(&decisions, |decision, tier| {
-                let seen = decision.observation[tier];
+            of_tiers(&snapshots, |snapshot, tier| {
+                let seen = snapshot.observation[tier];
                 (seen.ready_pods > 0).then_some(seen.figures_age.as_secs_f64())
             }),
         )?;
-        let knowledge = decisions.iter().filter_map(|(deployment, decision)| {
+        let knowledge = snapshots.iter().filter_map(|(deployment, snapshot)| {
             let labels = DeploymentLabels {
                 namespace: deployment.namespace.clone().unwrap_or_default(),
                 name: deployment.name.clone(),
             };
-            Some((labels, decision.knowledge.age?))
+            Some((labels, snapshot.knowledge.age?))
         });
         Gauge::seconds(
             "gateway_knowledge_age",
@@ -177,19 +178,19 @@ impl Collector for DecisionGauges {
 
 /// A value of each tier that has one.
 fn of_tiers<T>(
-    decisions: &[(DeploymentRef, Decision)],
-    value: impl Fn(&Decision, Tier) -> Option<T>,
+    snapshots: &[(DeploymentRef, Snapshot)],
+    value: impl Fn(&Snapshot, Tier) -> Option<T>,
 ) -> impl Iterator<Item = (TierLabels, T)> {
-    let each = decisions
+    let each = snapshots
         .iter()
         .flat_map(|decided| Tier::ALL.map(|tier| (decided, tier)));
-    each.filter_map(move |((deployment, decision), tier)| {
+    each.filter_map(move |((deployment, snapshot), tier)| {
         let labels = TierLabels {
             namespace: deployment.namespace.clone().unwrap_or_default(),
             name: deployment.name.clone(),
             tier: tier.as_str(),
         };
-        Some((labels, value(decision, tier)?))
+        Some((labels, value(snapshot, tier)?))
     })
 }
 

@@ -1,7 +1,7 @@
 //! The samples of one tier's ready pods, and what they say together.
 
 use super::exposition::Figures;
-use crate::traffic::{Load, TierObservation};
+use crate::decide::traffic::{Load, TierObservation};
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

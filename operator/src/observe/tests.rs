@@ -1,8 +1,8 @@
 //! What the pods of one tenant can do to another's figures. Real sockets.
 
 use super::*;
+use crate::decide::traffic::Load;
 use crate::metrics::Metrics;
-use crate::traffic::Load;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,25 +57,25 @@ fn spec() -> zimage_crds::ZImageDeploymentSpec {
 }
 
 fn deployment(namespace: &str) -> DeploymentRef {
-    ObjectRef::new("fox").within(namespace)
+    DeploymentRef::new("fox").within(namespace)
 }
 
 /// Follows `count` ready pods, all at one address, as the primary tier of a tenant.
-fn follow(observer: &Observer, tenant: &str, address: SocketAddr, count: usize) -> Decision {
+fn follow(observer: &Observer, tenant: &str, address: SocketAddr, count: usize) -> Snapshot {
     let target = |index| PodTarget {
         name: format!("pod-{index}"),
         address,
     };
-    let inputs = Inputs {
-        policy: Policy::from(&spec()),
+    let pods = ReadyPods {
         servers: PerTier {
             primary: (0..count).map(target).collect(),
             fallback: Vec::new(),
         },
         gateway: Vec::new(),
-        status: None,
     };
-    observer.decide(&deployment(tenant), inputs, Moment::now())
+    let mut owner = ZImageDeployment::new("fox", spec());
+    owner.metadata.namespace = Some(tenant.to_owned());
+    observer.decide(&Arc::new(owner), pods, None, Moment::now())
 }
 
 /// Watches until `is_enough` says so.

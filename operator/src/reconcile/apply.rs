@@ -6,11 +6,15 @@ mod difference;
 mod managed_fields;
 mod reverts;
 
-use super::dereference::{Existing, kind_of};
-use super::fault::{Contested, ReconcileError, Taken};
+use super::build::{Wanted, is_of, kinds};
+use super::dereference::Existing;
+use crate::component::Component;
+use crate::fault::{Contested, ReconcileError, Taken};
 use claim::claim;
 use difference::difference;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -35,11 +39,69 @@ pub(super) struct Target<'a> {
     pub(super) reverts: &'a Reverts,
 }
 
-/// Checks, before anything is written, that every name that children still need is free.
+/// Brings the children to what is wanted: first the accounts, whose identity the others need. Returns them as they are then.
 ///
 /// # Errors
-/// Every name that is not.
-pub(super) async fn check_names(
+/// Names that belong to others, before anything is written; the API server's refusal of the first child that it refuses, and
+/// what was applied so far stays.
+pub(super) async fn apply(
+    target: &Target<'_>,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
+    let Target {
+        client,
+        owner,
+        existing,
+        ..
+    } = target;
+    check_names(client, owner, &wanted.children(None)?, existing).await?;
+    let accounts = apply_all(target, wanted.accounts.clone()).await?;
+    let others = wanted.others(gateway_account(owner, &accounts))?;
+    let others = apply_all(target, others).await?;
+    let children = [accounts, others].concat();
+    prune(client, &children, existing).await?;
+    Ok(children)
+}
+
+/// The children as they are, when they are as wanted; nothing is changed.
+///
+/// # Errors
+/// What is not as wanted.
+pub(super) fn hold(
+    target: &Target<'_>,
+    wanted: &Wanted,
+) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
+    let Target {
+        owner, existing, ..
+    } = target;
+    let wanted = wanted.children(gateway_account(owner, &existing.children))?;
+    match differences(wanted, existing) {
+        None => Ok(existing.children.clone()),
+        Some(differences) => Err(ReconcileError::Held(differences)),
+    }
+}
+
+/// The UID of the gateway's account, where it is among these.
+fn gateway_account<'a>(
+    owner: &ZImageDeployment,
+    children: &'a [Arc<DynamicObject>],
+) -> Option<&'a str> {
+    let name = Component::Gateway.account(owner);
+    let kind = ApiResource::erase::<ServiceAccount>(&());
+    let mut children = children.iter();
+    let account = children.find(|child| child.name_any() == name && is_of(&kind, child))?;
+    account.metadata.uid.as_deref()
+}
+
+/// The child that exists of the same kind and name.
+fn same_as<'a>(existing: &'a Existing, wanted: &DynamicObject) -> Option<&'a Arc<DynamicObject>> {
+    existing.children.iter().find(|child| {
+        child.name_any() == wanted.name_any() && kind_name(child) == kind_name(wanted)
+    })
+}
+
+/// Checks, before anything is written, that every name that children still need is free.
+async fn check_names(
     client: &Client,
     owner: &ZImageDeployment,
     wanted: &[DynamicObject],
@@ -48,7 +110,7 @@ pub(super) async fn check_names(
     let mut taken = Vec::new();
     let missing = wanted
         .iter()
-        .filter(|child| existing.same_as(child).is_none());
+        .filter(|child| same_as(existing, child).is_none());
     for child in missing {
         let live = api(client, child).get_opt(&child.name_any()).await?;
         taken.extend(live.and_then(|live| taken_by_another(owner, &live).err()));
@@ -59,12 +121,9 @@ pub(super) async fn check_names(
     }
 }
 
-/// Applies every child that is not yet as wanted and returns all as they are then.
-///
-/// # Errors
-/// The API server's refusal of the first child that it refuses; after all others, that something else changes one of them
-/// again and again.
-pub(super) async fn apply(
+/// Applies every child that is not yet as wanted and returns all as they are then. That something else changes one of them
+/// again and again is told after all others.
+async fn apply_all(
     target: &Target<'_>,
     wanted: Vec<DynamicObject>,
 ) -> Result<Vec<Arc<DynamicObject>>, ReconcileError> {
@@ -78,7 +137,7 @@ pub(super) async fn apply(
     let mut contested = None;
     for mut child in wanted {
         mark(&mut child);
-        let live = existing.same_as(&child);
+        let live = same_as(existing, &child);
         match live.map(|live| (live, difference(&child, live))) {
             Some((live, None)) => applied.push(Arc::clone(live)),
             Some((live, Some(field))) if is_as_applied_last(&child, live) => {
@@ -101,10 +160,7 @@ pub(super) async fn apply(
 }
 
 /// Deletes the children that are not among `wanted`.
-///
-/// # Errors
-/// The API server's refusal.
-pub(super) async fn prune(
+async fn prune(
     client: &Client,
     wanted: &[Arc<DynamicObject>],
     existing: &Existing,
@@ -123,14 +179,14 @@ pub(super) async fn prune(
 }
 
 /// What differs between the children and those that are wanted, in words. `None`: nothing.
-pub(super) fn differences(wanted: Vec<DynamicObject>, existing: &Existing) -> Option<String> {
+fn differences(wanted: Vec<DynamicObject>, existing: &Existing) -> Option<String> {
     const SHOWN: usize = 3;
     let describe = |child: &DynamicObject| format!("{} {}", kind_name(child), child.name_any());
     let mut names = Vec::new();
     let mut known = Vec::new();
     for mut child in wanted {
         mark(&mut child);
-        let live = existing.same_as(&child);
+        let live = same_as(existing, &child);
         if live.is_none_or(|live| difference(&child, live).is_some()) {
             names.push(describe(&child));
         }
@@ -232,7 +288,9 @@ fn contest(child: &DynamicObject, field: String) -> Contested {
 /// # Panics
 /// For a kind that is not a child's; `build` makes no other.
 fn api(client: &Client, child: &DynamicObject) -> Api<DynamicObject> {
-    let kind = kind_of(child).expect("a child is of one of the known kinds");
+    let mut kinds = kinds().into_iter();
+    let kind = kinds.find(|kind| is_of(kind, child));
+    let kind = kind.expect("a child is of one of the known kinds");
     Api::namespaced_with(
         client.clone(),
         &child.namespace().unwrap_or_default(),

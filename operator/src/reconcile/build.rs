@@ -20,33 +20,62 @@ use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use serde::Serialize;
 use std::iter;
-use zimage_crds::{PerTier, Tier, TierSpec, ZImageDeployment};
+use zimage_crds::{PerTier, Tier, ZImageDeployment};
 
 use crate::component::Component;
+use crate::decide::rollout::Images;
 pub(super) use deployment::computes_on_gpu;
 pub use network_policy::{Peers, operator};
 
-/// The container image of each component.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Images {
-    /// Each tier's server; of no meaning where the spec has no such tier.
-    pub servers: PerTier<String>,
-    /// The gateway.
-    pub gateway: String,
-}
-
-/// What the children are made of.
+/// What the children are made of: all that was decided, and nothing else.
+#[derive(Clone, Debug)]
 pub struct Desired<'a> {
     /// The deployment whose spec they follow.
     pub owner: &'a ZImageDeployment,
     /// The containers' images.
     pub images: Images,
-    /// UID of the gateway's ServiceAccount. A token is of one account alone: the gateway's pods are replaced with it.
-    pub gateway_account: Option<&'a str>,
+    /// Pods of each tier.
+    pub replicas: PerTier<i32>,
     /// Who may connect to the pods. `None`: everyone, without policies.
     pub peers: Option<&'a Peers>,
     /// What the gateway's account may do.
     pub gateway_role: &'a RoleRef,
+    /// Kinds that the API server does not have: there are no children of them.
+    pub lacking: Vec<ApiResource>,
+}
+
+/// The children that were built.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The children whose identity the others need: the ServiceAccounts of the pods.
+    pub accounts: Vec<DynamicObject>,
+    others: Vec<DynamicObject>,
+    gateway: Deployment,
+}
+
+impl Wanted {
+    /// Every child but [`Wanted::accounts`], in the order in which they are applied, where the gateway's account has the UID
+    /// `account`. A token is of one account alone: the gateway's pods are replaced with it.
+    ///
+    /// # Errors
+    /// When an object cannot be written as JSON; it is a fault of this program.
+    pub fn others(&self, account: Option<&str>) -> Result<Vec<DynamicObject>, serde_json::Error> {
+        let mut gateway = self.gateway.clone();
+        if let Some(uid) = account {
+            deployment::hold_token_of(&mut gateway, uid);
+        }
+        let mut others = self.others.clone();
+        others.push(dynamic(&gateway)?);
+        Ok(others)
+    }
+
+    /// Every child, in the order in which they are applied, where the gateway's account has the UID `account`.
+    ///
+    /// # Errors
+    /// When an object cannot be written as JSON; it is a fault of this program.
+    pub fn children(&self, account: Option<&str>) -> Result<Vec<DynamicObject>, serde_json::Error> {
+        Ok([self.accounts.clone(), self.others(account)?].concat())
+    }
 }
 
 /// The kinds of all children, in the order in which they are applied: accounts and rights before the pods that use them.
@@ -61,13 +90,32 @@ pub fn kinds() -> [ApiResource; 6] {
     ]
 }
 
-/// The children whose identity the others need: the ServiceAccounts of the pods.
+/// Whether a deployment serves without the children of a kind, so that a cluster may lack it. What protects is never left out.
+pub fn is_optional(kind: &ApiResource) -> bool {
+    kind.kind == PodDisruptionBudget::kind(&())
+}
+
+/// Builds every child.
 ///
 /// # Errors
 /// When an object cannot be written as JSON; it is a fault of this program.
-pub fn accounts(owner: &ZImageDeployment) -> Result<Vec<DynamicObject>, serde_json::Error> {
-    let account = |component| dynamic(&service_account::service_account(owner, component));
-    components(owner).map(account).collect()
+pub fn build(desired: &Desired<'_>) -> Result<Wanted, serde_json::Error> {
+    let account = |component| dynamic(&service_account::service_account(desired.owner, component));
+    let mut others = others(desired)?;
+    others.retain(|child| desired.lacking.iter().all(|kind| !is_of(kind, child)));
+    Ok(Wanted {
+        accounts: components(desired.owner)
+            .map(account)
+            .collect::<Result<_, _>>()?,
+        others,
+        gateway: deployment::gateway(desired),
+    })
+}
+
+/// Whether an object is of a kind.
+pub(super) fn is_of(kind: &ApiResource, object: &DynamicObject) -> bool {
+    let types = object.types.as_ref();
+    types.is_some_and(|it| it.kind == kind.kind && it.api_version == kind.api_version)
 }
 
 /// The workloads that the spec asks for.
@@ -79,55 +127,42 @@ fn components(owner: &ZImageDeployment) -> impl Iterator<Item = Component> {
     iter::once(Component::Gateway).chain(tiers.map(Component::Server))
 }
 
-/// Every child but [`accounts`], in the order in which they are applied.
-///
-/// # Errors
-/// When an object cannot be written as JSON; it is a fault of this program.
-pub fn children(desired: &Desired<'_>) -> Result<Vec<DynamicObject>, serde_json::Error> {
+/// Every child but the accounts and the gateway's Deployment.
+fn others(desired: &Desired<'_>) -> Result<Vec<DynamicObject>, serde_json::Error> {
     let owner = desired.owner;
     let binding = role_binding::gateway(owner, desired.gateway_role.clone());
     let mut children = vec![dynamic(&binding)?];
     // Before the pods, so that none is open for a moment.
     if let Some(peers) = desired.peers {
         for component in components(owner) {
-            children.push(dynamic(&network_policy::network_policy(
-                owner, component, peers,
-            ))?);
+            let policy = network_policy::network_policy(owner, component, peers);
+            children.push(dynamic(&policy)?);
         }
     }
     children.push(dynamic(&service::front(owner))?);
-    let replicas = owner.spec.gateway.replicas;
-    if let Some(budget) =
-        pod_disruption_budget::pod_disruption_budget(owner, Component::Gateway, replicas)
-    {
-        children.push(dynamic(&budget)?);
-    }
+    children.extend(budget(
+        owner,
+        Component::Gateway,
+        owner.spec.gateway.replicas,
+    )?);
     for (tier, spec) in owner.spec.tiers().iter() {
         if let Some(spec) = spec {
-            let image = &desired.images.servers[tier];
-            children.extend(tier_children(owner, tier, spec, image)?);
+            children.push(dynamic(&service::tier(owner, tier))?);
+            let replicas = desired.replicas[tier];
+            children.extend(budget(owner, Component::Server(tier), replicas)?);
+            children.push(dynamic(&deployment::server(desired, tier, spec))?);
         }
     }
-    children.push(dynamic(&deployment::gateway(desired))?);
     Ok(children)
 }
 
-fn tier_children(
+fn budget(
     owner: &ZImageDeployment,
-    tier: Tier,
-    spec: &TierSpec,
-    image: &str,
-) -> Result<Vec<DynamicObject>, serde_json::Error> {
-    let component = Component::Server(tier);
-    let mut children = vec![dynamic(&service::tier(owner, tier))?];
-    if let Some(budget) =
-        pod_disruption_budget::pod_disruption_budget(owner, component, spec.replicas)
-    {
-        children.push(dynamic(&budget)?);
-    }
-    let image = image.to_owned();
-    children.push(dynamic(&deployment::server(owner, tier, spec, image))?);
-    Ok(children)
+    component: Component,
+    replicas: i32,
+) -> Result<Option<DynamicObject>, serde_json::Error> {
+    let budget = pod_disruption_budget::pod_disruption_budget(owner, component, replicas);
+    budget.as_ref().map(dynamic).transpose()
 }
 
 fn dynamic<K>(object: &K) -> Result<DynamicObject, serde_json::Error>

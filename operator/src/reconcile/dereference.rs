@@ -1,14 +1,18 @@
 //! What exists of a deployment: its children and its pods, out of the caches.
 
-use super::build::kinds;
+use super::build::{computes_on_gpu, is_of};
 use super::kubelet::Obstacles;
-use crate::component::Component;
+use crate::component::{Component, DeploymentRef};
+use crate::decide::rollout::Running;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::core::ApiResource;
+use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use zimage_crds::ZImageDeployment;
 
 /// The caches that the watches keep current.
@@ -16,10 +20,21 @@ use zimage_crds::ZImageDeployment;
 pub struct Caches {
     /// The deployments.
     pub owners: Store<ZImageDeployment>,
-    /// One for each of [`kinds`], in that order.
-    pub children: Vec<Store<DynamicObject>>,
+    /// Their children, by kind.
+    pub children: Vec<Children>,
     /// Pods of all deployments.
     pub pods: Store<Pod>,
+}
+
+/// The children of one kind.
+#[derive(Clone)]
+pub struct Children {
+    /// The kind.
+    pub kind: ApiResource,
+    /// All that there are.
+    pub objects: Store<DynamicObject>,
+    /// Whether the API server has the kind.
+    pub is_served: Arc<AtomicBool>,
 }
 
 /// What exists of one deployment.
@@ -34,6 +49,15 @@ pub struct Existing {
 }
 
 impl Caches {
+    /// The kinds of children that the API server does not have.
+    pub fn lacking(&self) -> Vec<ApiResource> {
+        let children = self.children.iter();
+        children
+            .filter(|of_kind| !of_kind.is_served.load(Ordering::Relaxed))
+            .map(|of_kind| of_kind.kind.clone())
+            .collect()
+    }
+
     /// What exists of `owner`.
     pub fn existing(&self, owner: &ZImageDeployment) -> Existing {
         let namespace = owner.namespace();
@@ -51,7 +75,7 @@ impl Caches {
             children: self
                 .children
                 .iter()
-                .flat_map(|cache| cache.state_filter(is_child))
+                .flat_map(|of_kind| of_kind.objects.state_filter(is_child))
                 .collect(),
             pods: self.pods.state_filter(is_pod),
             obstacles: Obstacles::default(),
@@ -60,12 +84,20 @@ impl Caches {
 }
 
 impl Existing {
-    /// The object of `desired`'s kind and name.
-    pub fn same_as(&self, desired: &DynamicObject) -> Option<&Arc<DynamicObject>> {
-        let kind = |object: &DynamicObject| object.types.as_ref().map(|types| types.kind.clone());
-        self.children
-            .iter()
-            .find(|child| kind(child) == kind(desired) && child.name_any() == desired.name_any())
+    /// The Deployment of a component.
+    pub fn deployment(&self, owner: &ZImageDeployment, component: Component) -> Option<Deployment> {
+        find_deployment(&self.children, &component.name(owner))
+    }
+
+    /// What the live Deployment of a component runs, in the component's own container: others may have put theirs beside it.
+    pub fn running(&self, owner: &ZImageDeployment, component: Component) -> Option<Running> {
+        let pod = self.deployment(owner, component)?.spec?.template.spec?;
+        let mut containers = pod.containers.into_iter();
+        let container = containers.find(|it| it.name == component.container())?;
+        Some(Running {
+            on_gpu: computes_on_gpu(&container),
+            image: container.image,
+        })
     }
 
     /// Whether a pod still uses an account, or the rights of one: of its account both have the name.
@@ -109,6 +141,14 @@ impl Existing {
     }
 }
 
+/// The Deployment of this name.
+pub(super) fn find_deployment(children: &[Arc<DynamicObject>], name: &str) -> Option<Deployment> {
+    let kind = ApiResource::erase::<Deployment>(&());
+    let mut children = children.iter();
+    let child = children.find(|child| child.name_any() == name && is_of(&kind, child))?;
+    DynamicObject::clone(child).try_parse().ok()
+}
+
 /// Whether none of a pod's containers will run again.
 fn has_ended(pod: &Pod) -> bool {
     let phase = pod
@@ -119,30 +159,22 @@ fn has_ended(pod: &Pod) -> bool {
 }
 
 /// Which deployment a pod belongs to.
-pub fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<ZImageDeployment>> {
+pub fn owner_of_pod(pod: &Pod) -> Option<DeploymentRef> {
     let name = pod.labels().get(zimage_crds::labels::INSTANCE)?;
-    Some(ObjectRef::new(name).within(&pod.namespace()?))
+    Some(DeploymentRef::new(name).within(&pod.namespace()?))
 }
 
 /// Which deployment controls a child.
-pub fn owner_of_child(child: &DynamicObject) -> Option<ObjectRef<ZImageDeployment>> {
+pub fn owner_of_child(child: &DynamicObject) -> Option<DeploymentRef> {
     let owner = controller_of(child).filter(|owner| {
         owner.kind == ZImageDeployment::kind(&())
             && owner.api_version == ZImageDeployment::api_version(&())
     })?;
-    Some(ObjectRef::new(&owner.name).within(&child.namespace()?))
+    Some(DeploymentRef::new(&owner.name).within(&child.namespace()?))
 }
 
 /// The one owner that acts on an object, if it has one.
 pub fn controller_of(object: &DynamicObject) -> Option<&OwnerReference> {
     let mut owners = object.owner_references().iter();
     owners.find(|owner| owner.controller == Some(true))
-}
-
-/// What the API server needs to know of a child's kind.
-pub fn kind_of(object: &DynamicObject) -> Option<kube::core::ApiResource> {
-    let types = object.types.as_ref()?;
-    kinds()
-        .into_iter()
-        .find(|kind| kind.kind == types.kind && kind.api_version == types.api_version)
 }

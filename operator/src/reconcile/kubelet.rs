@@ -1,6 +1,5 @@
 //! Why pods do not start: what the kubelet tells as events and nowhere else.
 
-use super::status::Trouble;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -16,6 +15,13 @@ const MOST_EVENTS: u32 = 50;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time after which a pod that still has not started is asked about again.
 pub(super) const AGAIN: Duration = Duration::from_secs(20);
+
+/// What keeps a pod or a component from being ready: a reason, and what there is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
 
 /// The latest obstacle of each pod that waits for one, by the pod's UID.
 pub(super) type Obstacles = HashMap<String, Trouble>;

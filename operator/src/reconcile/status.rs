@@ -6,16 +6,18 @@ mod trouble;
 #[cfg(test)]
 mod tests;
 
-use super::ReconcileError;
-use super::dereference::Existing;
+use super::build::Desired;
+use super::dereference::{Existing, find_deployment};
 use super::kubelet::Obstacles;
+use crate::clock::whole_seconds;
 use crate::component::Component;
-use crate::observe::Decision;
+use crate::decide::{rollout, traffic};
+use crate::fault::ReconcileError;
+use crate::observe::Snapshot;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
 use kube::api::DynamicObject;
 use std::sync::Arc;
 use zimage_crds::{
@@ -23,7 +25,6 @@ use zimage_crds::{
     ZImageDeploymentStatus,
 };
 
-pub(super) use trouble::Trouble;
 pub use trouble::{DEVICE_FAILED, MODEL_INVALID};
 
 /// One component: its Deployment and its pods.
@@ -38,10 +39,11 @@ pub(super) struct ComponentState<'a> {
 
 /// What the status is made of.
 pub(super) struct Observed<'a> {
+    desired: &'a Desired<'a>,
     /// The tiers that the spec asks for.
     servers: PerTier<Option<ComponentState<'a>>>,
     gateway: ComponentState<'a>,
-    decision: &'a Decision,
+    snapshot: &'a Snapshot,
     /// Components with an older image than the operator's.
     outdated: Vec<String>,
 }
@@ -49,23 +51,26 @@ pub(super) struct Observed<'a> {
 impl<'a> Observed<'a> {
     /// Collects what was applied and what runs.
     pub(super) fn new(
-        owner: &ZImageDeployment,
+        desired: &'a Desired<'a>,
         applied: &[Arc<DynamicObject>],
         existing: &'a Existing,
-        decision: &'a Decision,
+        snapshot: &'a Snapshot,
     ) -> Self {
+        let owner = desired.owner;
         let state = |component: Component, replicas: i32| ComponentState {
             replicas,
-            deployment: deployment(applied, &component.name(owner)),
+            deployment: find_deployment(applied, &component.name(owner)),
             pods: existing.pods_of(owner, component),
             ended: existing.ended_pods_of(owner, component),
             obstacles: &existing.obstacles,
         };
+        let server = |tier| state(Component::Server(tier), desired.replicas[tier]);
         let tiers = owner.spec.tiers();
         Self {
-            servers: tiers.map(|tier, spec| Some(state(Component::Server(tier), spec?.replicas))),
+            desired,
+            servers: tiers.map(|tier, spec| spec.map(|_| server(tier))),
             gateway: state(Component::Gateway, owner.spec.gateway.replicas),
-            decision,
+            snapshot,
             outdated: Vec::new(),
         }
     }
@@ -83,19 +88,6 @@ impl<'a> Observed<'a> {
             servers.filter_map(|(tier, state)| Some((Component::Server(tier), state.as_ref()?)));
         servers.chain([(Component::Gateway, &self.gateway)])
     }
-}
-
-fn deployment(applied: &[Arc<DynamicObject>], name: &str) -> Option<Deployment> {
-    let is_it = |child: &&Arc<DynamicObject>| {
-        child.name_any() == name
-            && child
-                .types
-                .as_ref()
-                .is_some_and(|types| types.kind == "Deployment")
-    };
-    DynamicObject::clone(applied.iter().find(is_it)?)
-        .try_parse()
-        .ok()
 }
 
 impl ComponentState<'_> {
@@ -162,59 +154,54 @@ impl Fault {
 
 /// The status of a deployment. With a `fault` what ran before goes on.
 pub(super) fn of(
-    owner: &ZImageDeployment,
     observed: &Observed<'_>,
     fault: Option<&Fault>,
     before: &ZImageDeploymentStatus,
     now: Timestamp,
 ) -> ZImageDeploymentStatus {
-    let verdicts = conditions::verdicts(owner, observed, fault).into_iter();
+    let owner = observed.desired.owner;
+    let now = whole_seconds(now);
+    let verdicts = conditions::verdicts(observed, fault).into_iter();
     let conditions =
         verdicts.map(|(kind, verdict)| verdict.condition(kind, owner, &before.conditions, now));
     let primary = observed.servers.primary.as_ref();
     let pods = primary.map_or(0, |primary| primary.pods.len());
-    let tiers = PerTier::from_fn(|tier| tier_status(owner, observed, tier));
-    ZImageDeploymentStatus {
+    let tiers = PerTier::from_fn(|tier| tier_status(observed, tier));
+    let mut status = ZImageDeploymentStatus {
         observed_generation: owner.metadata.generation,
         replicas: i32::try_from(pods).unwrap_or(i32::MAX),
         selector: Some(selector(owner)),
         primary: tiers.primary,
         fallback: tiers.fallback,
         gateway: None,
-        traffic: Some(traffic_status(observed.decision)),
+        traffic: Some(traffic_status(&observed.snapshot.decision.traffic)),
         conditions: conditions.collect(),
-    }
+    };
+    rollout::remember(&observed.desired.images, &owner.spec, &mut status);
+    status
 }
 
-fn tier_status(
-    owner: &ZImageDeployment,
-    observed: &Observed<'_>,
-    tier: Tier,
-) -> Option<TierStatus> {
+fn tier_status(observed: &Observed<'_>, tier: Tier) -> Option<TierStatus> {
     let component = observed.servers[tier].as_ref()?;
+    let spec = observed.desired.owner.spec.tiers()[tier]?;
     let ready = component.ready();
     Some(TierStatus {
         replicas: component.replicas,
         ready_replicas: ready,
         ready: format!("{ready}/{}", component.replicas),
-        model: owner.spec.tiers()[tier]?
-            .model
-            .variant
-            .model_name()
-            .to_owned(),
+        model: spec.model.variant.model_name().to_owned(),
         image: None,
         device: None,
     })
 }
 
-fn traffic_status(decision: &Decision) -> TrafficStatus {
-    let traffic = &decision.traffic;
+fn traffic_status(traffic: &traffic::State) -> TrafficStatus {
     TrafficStatus {
         weights: traffic.weights(),
         split: split(traffic.weights()),
         state: traffic.state(),
         reason: traffic.reason().as_str().to_owned(),
-        since: Time(super::whole_seconds(traffic.since())),
+        since: Time(whole_seconds(traffic.since())),
     }
 }
 

@@ -2,14 +2,17 @@
 
 use super::*;
 use crate::fake_api::{self, Call, refusal};
+use crate::fault::Cause;
 use crate::observe::ScrapeMetrics;
 use crate::reconcile::build::kinds;
+use crate::reconcile::dereference::Children;
 use axum::http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::Reporter;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::Event;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::sync::Mutex;
 use zimage_crds::Tier;
 
 fn owner() -> ZImageDeployment {
@@ -78,7 +81,7 @@ impl Stage {
             gateway_role: RoleRef::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::default(),
-            written: Mutex::default(),
+            written: Written::default(),
             failures: Failures::default(),
             reverts: Reverts::default(),
             client,
@@ -115,13 +118,17 @@ impl Stage {
 }
 
 fn caches(children: &[Value], pods: &[Pod]) -> Caches {
-    let stores = kinds().map(|kind| {
+    let of_kinds = kinds().map(|kind| {
         let mut writer = Writer::new(kind.clone());
         for child in children.iter().filter(|child| child["kind"] == kind.kind) {
             let child = serde_json::from_value(child.clone()).unwrap();
             writer.apply_watcher_event(&Event::Apply(child));
         }
-        writer.as_reader()
+        Children {
+            kind,
+            objects: writer.as_reader(),
+            is_served: Arc::new(true.into()),
+        }
     });
     let mut writer = Writer::<Pod>::new(());
     for pod in pods {
@@ -129,7 +136,7 @@ fn caches(children: &[Value], pods: &[Pod]) -> Caches {
     }
     Caches {
         owners: Writer::new(()).as_reader(),
-        children: stores.to_vec(),
+        children: of_kinds.to_vec(),
         pods: writer.as_reader(),
     }
 }
@@ -315,11 +322,11 @@ async fn a_deployment_does_not_inherit_what_was_written_for_one_of_its_name_befo
     let mut again = owner();
     again.metadata.uid = Some("2".to_owned());
     assert_eq!(
-        stage.context.last_status(&again),
+        stage.context.written.last_status(&again),
         ZImageDeploymentStatus::default()
     );
     assert_ne!(
-        stage.context.last_status(&owner()),
+        stage.context.written.last_status(&owner()),
         ZImageDeploymentStatus::default()
     );
 }

@@ -1,14 +1,14 @@
 //! What the CRD's rules cannot say about a spec. Pure.
 
-use super::fault::{Holder, ReconcileError, Taken};
 use crate::component::Component;
+use crate::fault::{Holder, ReconcileError, Taken};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::ResourceExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use zimage_crds::{SchedulingSpec, Tier, ZImageDeployment};
 
-/// Checks a deployment beside the others of its namespace.
+/// Checks a deployment beside the others of its namespace. A paused one is left alone, whatever its spec says.
 ///
 /// # Errors
 /// What another spec, or another name, would mend.
@@ -16,6 +16,9 @@ pub(super) fn validate(
     owner: &ZImageDeployment,
     others: &[Arc<ZImageDeployment>],
 ) -> Result<(), ReconcileError> {
+    if owner.spec.paused {
+        return Ok(());
+    }
     no_duplicates(owner)?;
     no_common_names(owner, others)
 }
@@ -108,7 +111,7 @@ fn common_service(one: &str, other: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::fault::Cause;
+    use crate::fault::Cause;
     use serde_json::{Value, json};
     use zimage_crds::Reason;
 

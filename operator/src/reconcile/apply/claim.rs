@@ -1,8 +1,8 @@
 //! Whose an object is that has a child's name. Pure.
 
 use super::super::dereference::controller_of;
-use super::super::fault::Holder;
 use super::FIELD_MANAGER;
+use crate::fault::Holder;
 use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
 use zimage_crds::{ZImageDeployment, labels};

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use zimage_crds::contract::{HEALTHZ_PATH, METRICS_PORT, READYZ_PATH};
 use zimage_crds::{SchedulingSpec, ZImageDeployment};
 
-pub(super) use gateway::gateway;
+pub(super) use gateway::{gateway, hold_token_of};
 pub(in super::super) use server::computes_on_gpu;
 pub(super) use server::server;
 

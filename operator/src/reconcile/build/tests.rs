@@ -1,10 +1,13 @@
 //! What a spec becomes. Golden files hold whole objects: a change in them is a restart of users' pods.
 
 use super::*;
+use crate::decide::scale;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::path::Path;
-use zimage_crds::{GatewaySpec, GpuSpec, LimitsSpec, SchedulingSpec, ZImageDeploymentSpec};
+use zimage_crds::{
+    GatewaySpec, GpuSpec, LimitsSpec, SchedulingSpec, TierSpec, ZImageDeploymentSpec,
+};
 
 fn owner(spec: Value) -> ZImageDeployment {
     serde_json::from_value(json!({
@@ -54,15 +57,17 @@ fn built_for(owner: &ZImageDeployment, peers: Option<&Peers>) -> Vec<DynamicObje
     let desired = Desired {
         owner,
         images: images(),
-        gateway_account: Some("7d2e1a2e-0000-4000-8000-000000000000"),
+        replicas: scale::replicas(&owner.spec),
         peers,
         gateway_role: &RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "ClusterRole".to_owned(),
             name: "zimage-gateway".to_owned(),
         },
+        lacking: Vec::new(),
     };
-    [accounts(owner).unwrap(), children(&desired).unwrap()].concat()
+    let account = Some("7d2e1a2e-0000-4000-8000-000000000000");
+    build(&desired).unwrap().children(account).unwrap()
 }
 
 fn names(children: &[DynamicObject]) -> Vec<String> {

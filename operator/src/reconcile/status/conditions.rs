@@ -2,7 +2,7 @@
 
 use super::trouble;
 use super::{ComponentState, Fault, Observed};
-use crate::traffic::{Load, Policy};
+use crate::decide::traffic::{Load, Policy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use zimage_crds::{ConditionType, PerTier, Reason, Tier, TrafficState, ZImageDeployment};
@@ -63,10 +63,10 @@ const PAUSED: &str =
 
 /// All conditions.
 pub(super) fn verdicts(
-    owner: &ZImageDeployment,
     observed: &Observed<'_>,
     fault: Option<&Fault>,
 ) -> Vec<(ConditionType, Verdict)> {
+    let owner = observed.desired.owner;
     let tiers = PerTier::from_fn(|tier| tier_ready(observed, tier));
     let traffic = traffic_ready(observed, &tiers);
     let accepted = match fault {
@@ -76,7 +76,7 @@ pub(super) fn verdicts(
     };
     let ready = match fault {
         Some(_) => accepted.clone(),
-        None => match ready(owner, observed, &tiers, &traffic) {
+        None => match ready(observed, &tiers, &traffic) {
             // Where everyone looks.
             ready if ready.is_true && owner.spec.paused => Verdict::yes(Reason::Paused, PAUSED),
             ready => ready,
@@ -88,7 +88,7 @@ pub(super) fn verdicts(
         (ConditionType::FallbackReady, tiers.fallback),
         (ConditionType::TrafficReady, traffic),
         (ConditionType::MetricsAvailable, metrics_available(observed)),
-        (ConditionType::Shifted, shifted(owner, observed)),
+        (ConditionType::Shifted, shifted(observed)),
         (ConditionType::ImagesCurrent, images_current(observed)),
         (ConditionType::Ready, ready),
     ]
@@ -143,7 +143,7 @@ fn traffic_ready(observed: &Observed<'_>, tiers: &PerTier<Verdict>) -> Verdict {
             "no tier has a ready pod to send requests to",
         );
     }
-    let outdated = &observed.decision.knowledge.outdated;
+    let outdated = &observed.snapshot.knowledge.outdated;
     if gateway.is_true && !outdated.is_empty() {
         let message = format!(
             "gateway: what {} routes by is outdated, for the API server lets it see nothing new: check the gateway's \
@@ -159,7 +159,7 @@ fn traffic_ready(observed: &Observed<'_>, tiers: &PerTier<Verdict>) -> Verdict {
 }
 
 fn metrics_available(observed: &Observed<'_>) -> Verdict {
-    match observed.decision.observation.primary.load {
+    match observed.snapshot.observation.primary.load {
         Load::Fresh { .. } => Verdict::yes(
             Reason::Fresh,
             "every ready primary pod reports its utilisation and queue",
@@ -176,8 +176,8 @@ fn metrics_available(observed: &Observed<'_>) -> Verdict {
 }
 
 /// True exactly while the weights in force are not the spec's.
-fn shifted(owner: &ZImageDeployment, observed: &Observed<'_>) -> Verdict {
-    let traffic = &observed.decision.traffic;
+fn shifted(observed: &Observed<'_>) -> Verdict {
+    let traffic = &observed.snapshot.decision.traffic;
     let what = match traffic.state() {
         TrafficState::Normal if traffic.reason() == Reason::FiguresMissing => {
             "the primary's figures were missing for ten minutes while traffic was shifted, so it returned"
@@ -190,21 +190,17 @@ fn shifted(owner: &ZImageDeployment, observed: &Observed<'_>) -> Verdict {
     };
     let split = super::split(traffic.weights());
     Verdict {
-        is_true: !Policy::from(&owner.spec).is_as_specified(traffic.weights()),
+        is_true: !Policy::from(&observed.desired.owner.spec).is_as_specified(traffic.weights()),
         reason: traffic.reason(),
         message: format!("{what}: primary/fallback {split}"),
     }
 }
 
 /// Every child is rolled out, and each tier that has weight in the spec has a ready pod.
-fn ready(
-    owner: &ZImageDeployment,
-    observed: &Observed<'_>,
-    tiers: &PerTier<Verdict>,
-    traffic: &Verdict,
-) -> Verdict {
-    let weights = match owner.spec.fallback {
-        Some(_) => PerTier::from(owner.spec.traffic.weights),
+fn ready(observed: &Observed<'_>, tiers: &PerTier<Verdict>, traffic: &Verdict) -> Verdict {
+    let spec = &observed.desired.owner.spec;
+    let weights = match spec.fallback {
+        Some(_) => PerTier::from(spec.traffic.weights),
         None => PerTier {
             primary: 1,
             fallback: 0,

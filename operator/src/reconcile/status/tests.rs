@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::clock::Moment;
-use crate::observe::{Decision, Knowledge};
-use crate::traffic::{Load, Observation, Policy, State, TierObservation, decide};
+use crate::decide::rollout::Images;
+use crate::decide::traffic::{Load, Observation, TierObservation};
+use crate::decide::{Decision, Inputs, decide};
+use crate::observe::Knowledge;
+use k8s_openapi::api::rbac::v1::RoleRef;
 use serde_json::{Value, json};
 use zimage_crds::TrafficState;
 
@@ -117,17 +120,50 @@ fn status_from(
         primary: tier(ready[0]),
         fallback: tier(ready[1]),
     };
-    let policy = Policy::from(&owner.spec);
-    let start = start();
     let now = Timestamp::from_second(if before.conditions.is_empty() { 0 } else { 100 }).unwrap();
-    let traffic = decide(&policy, &observation, &State::new(&policy, start), start);
-    let decision = Decision {
-        traffic,
+    let snapshot = snapshot(owner, observation, None);
+    status_at(owner, &existing, &applied, &snapshot, (fault, before, now))
+}
+
+/// What is decided on this observation, after what the status tells.
+fn snapshot(
+    owner: &ZImageDeployment,
+    observation: Observation,
+    status: Option<&TrafficStatus>,
+) -> Snapshot {
+    let inputs = Inputs {
+        spec: &owner.spec,
+        observation,
+        now: start(),
+    };
+    let begin = Decision::begin(&owner.spec, status, start());
+    Snapshot {
+        decision: decide(&inputs, &begin),
         observation,
         knowledge: Knowledge::default(),
+    }
+}
+
+fn status_at(
+    owner: &ZImageDeployment,
+    existing: &Existing,
+    applied: &[Arc<DynamicObject>],
+    snapshot: &Snapshot,
+    (fault, before, now): (Option<&Fault>, &ZImageDeploymentStatus, Timestamp),
+) -> ZImageDeploymentStatus {
+    let desired = Desired {
+        owner,
+        images: Images {
+            servers: PerTier::from_fn(|tier| format!("server-of-{tier}:1")),
+            gateway: "gateway:1".to_owned(),
+        },
+        replicas: snapshot.decision.replicas,
+        peers: None,
+        gateway_role: &RoleRef::default(),
+        lacking: Vec::new(),
     };
-    let observed = Observed::new(owner, &applied, &existing, &decision);
-    of(owner, &observed, fault, before, now)
+    let observed = Observed::new(&desired, applied, existing, snapshot);
+    of(&observed, fault, before, now)
 }
 
 fn all_rolled_out() -> [Value; 3] {
@@ -243,33 +279,22 @@ fn shifted_is_true_exactly_while_the_weights_are_not_the_specs() {
         ("False", "FallbackUnavailable")
     );
 
-    let policy = Policy::from(&owner().spec);
+    let normal = snapshot(&owner(), Observation::default(), None);
     let shifted = TrafficStatus {
         weights: Weights {
             primary: 0,
             fallback: 100,
         },
         state: TrafficState::Shifted,
-        ..traffic_status(&Decision {
-            traffic: State::new(&policy, start()),
-            observation: Observation::default(),
-            knowledge: Knowledge::default(),
-        })
+        ..traffic_status(&normal.decision.traffic)
     };
-    let traffic = State::from_status(&shifted, start());
-    let decision = Decision {
-        traffic: decide(&policy, &Observation::default(), &traffic, start()),
-        observation: Observation::default(),
-        knowledge: Knowledge::default(),
-    };
-    let existing = Existing::default();
-    let observed = Observed::new(&owner(), &[], &existing, &decision);
-    let status = of(
+    let nothing_ready = snapshot(&owner(), Observation::default(), Some(&shifted));
+    let status = status_at(
         &owner(),
-        &observed,
-        None,
-        &ZImageDeploymentStatus::default(),
-        start().wall,
+        &Existing::default(),
+        &[],
+        &nothing_ready,
+        (None, &ZImageDeploymentStatus::default(), start().wall),
     );
     assert_eq!(condition(&status, "Shifted"), ("True", "BothUnavailable"));
 }

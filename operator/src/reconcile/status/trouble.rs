@@ -1,7 +1,7 @@
 //! Why a component has no ready pod, in words that say what to do. Pure.
 
 use super::ComponentState;
-use crate::reconcile::kubelet::Obstacles;
+use crate::reconcile::kubelet::{Obstacles, Trouble};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use kube::{Resource, ResourceExt};
@@ -17,13 +17,6 @@ const MOST_CHARACTERS: usize = 900;
 /// Of pods without another trouble that a Deployment's controller waits for in vain, ten minutes long.
 const STARTS_LONG: &str =
     "no pod has become ready for ten minutes: its server still loads, or hangs; see the pod's log";
-
-/// A reason and a message that names the pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Trouble {
-    pub(in super::super) reason: Reason,
-    pub(in super::super) message: String,
-}
 
 /// The first trouble of a component: of its pods in the order of their names, then of its Deployment, and of pods that were
 /// ended while one of them is missed.

@@ -26,15 +26,23 @@ pub(in super::super) fn gateway(desired: &Desired<'_>) -> Deployment {
     // A request in flight may take as long as any: it is not cut by a rollout of the gateway.
     pod.termination_grace_period_seconds =
         Some(i64::from(spec.request_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS);
-    let rollout = Rollout::SurgeFirst;
-    let mut deployment = deployment(owner, Component::Gateway, spec.replicas, rollout, pod);
-    // The API server refuses the token of an account that was deleted, also when one of its name was made again: the pods
-    // that hold it know nothing new any more.
-    if let (Some(uid), Some(spec)) = (desired.gateway_account, &mut deployment.spec) {
+    deployment(
+        owner,
+        Component::Gateway,
+        spec.replicas,
+        Rollout::SurgeFirst,
+        pod,
+    )
+}
+
+/// The API server refuses the token of an account that was deleted, also when one of its name was made again: the pods that
+/// hold it know nothing new any more. So the pods go with the account's UID.
+pub(in super::super) fn hold_token_of(gateway: &mut Deployment, account: &str) {
+    if let Some(spec) = &mut gateway.spec {
         let metadata = spec.template.metadata.get_or_insert_default();
-        metadata.annotations = Some(BTreeMap::from([(ACCOUNT.to_owned(), uid.to_owned())]));
+        let uid = (ACCOUNT.to_owned(), account.to_owned());
+        metadata.annotations = Some(BTreeMap::from([uid]));
     }
-    deployment
 }
 
 fn arguments(owner: &ZImageDeployment) -> Vec<String> {

@@ -4,6 +4,7 @@ use super::{
     Component, GRACE_MARGIN_SECONDS, LAME_DUCK_SECONDS, Rollout, container, deployment, lame_duck,
     limited, listen, pod_spec, resources,
 };
+use crate::reconcile::build::Desired;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, PodSpec,
@@ -26,12 +27,9 @@ const GPU_CACHE: &str = "/tmp/gpu-cache";
 const GPU_PRODUCT: &str = "nvidia.com/gpu.product";
 
 /// The Deployment of a tier.
-pub(in super::super) fn server(
-    owner: &ZImageDeployment,
-    tier: Tier,
-    spec: &TierSpec,
-    image: String,
-) -> Deployment {
+pub(in super::super) fn server(desired: &Desired<'_>, tier: Tier, spec: &TierSpec) -> Deployment {
+    let owner = desired.owner;
+    let image = desired.images.servers[tier].clone();
     let component = Component::Server(tier);
     let mut container = container("server", image, arguments(owner, tier, spec), SERVER_PORT);
     container.resources = Some(resources_of(spec));
@@ -58,7 +56,8 @@ pub(in super::super) fn server(
     pod.termination_grace_period_seconds = Some(
         i64::from(spec.engine.drain_timeout_seconds) + LAME_DUCK_SECONDS + GRACE_MARGIN_SECONDS,
     );
-    deployment(owner, component, spec.replicas, Rollout::InPlace, pod)
+    let replicas = desired.replicas[tier];
+    deployment(owner, component, replicas, Rollout::InPlace, pod)
 }
 
 fn arguments(owner: &ZImageDeployment, tier: Tier, spec: &TierSpec) -> Vec<String> {

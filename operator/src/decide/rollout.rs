@@ -3,32 +3,58 @@
 //! What was chosen is remembered in the status, which the operator alone writes. What a live Deployment runs is no intent: it
 //! counts once, for a deployment whose status does not say yet.
 
-use super::build::{Images, computes_on_gpu};
-use super::dereference::Existing;
-use crate::args::DefaultImages;
 use crate::component::Component;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Container;
-use kube::ResourceExt;
-use kube::api::DynamicObject;
 use zimage_crds::{
-    Device, GatewayStatus, Tier, TierSpec, TierStatus, UpgradePolicy, ZImageDeployment,
+    Device, GatewayStatus, PerTier, Tier, TierSpec, UpgradePolicy, ZImageDeploymentSpec,
     ZImageDeploymentStatus,
 };
 
+/// The container image of each component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Each tier's server; of no meaning where the spec has no such tier.
+    pub servers: PerTier<String>,
+    /// The gateway.
+    pub gateway: String,
+}
+
+/// Images of components whose spec names none: the operator's own.
+#[derive(Clone, Debug)]
+pub struct DefaultImages {
+    /// Server of a tier on the CPU.
+    pub server: String,
+    /// Server of a tier with a GPU.
+    pub server_cuda: String,
+    /// Gateway.
+    pub gateway: String,
+}
+
+/// What a component's live Deployment runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The program's image.
+    pub image: Option<String>,
+    /// Whether it was told to compute on a GPU.
+    pub on_gpu: bool,
+}
+
 /// What an image is chosen by.
-pub(super) struct Choice<'a> {
-    pub(super) owner: &'a ZImageDeployment,
-    pub(super) before: &'a ZImageDeploymentStatus,
-    pub(super) existing: &'a Existing,
-    pub(super) defaults: &'a DefaultImages,
+pub struct Choice<'a> {
+    /// What is asked for.
+    pub spec: &'a ZImageDeploymentSpec,
+    /// What was chosen before.
+    pub before: &'a ZImageDeploymentStatus,
+    /// What runs.
+    pub live: &'a dyn Fn(Component) -> Option<Running>,
+    /// The operator's own images.
+    pub defaults: &'a DefaultImages,
 }
 
 impl Choice<'_> {
     /// The image of each component: the spec's; without one what was chosen before, so that an upgrade of the operator replaces no
     /// pod; the operator's default for a new component, for a tier that gets or loses its GPU, and where the spec says `Follow`.
-    pub(super) fn images(&self) -> Images {
-        let tiers = self.owner.spec.tiers();
+    pub fn images(&self) -> Images {
+        let tiers = self.spec.tiers();
         Images {
             servers: tiers.map(|tier, spec| self.server(tier, spec)),
             gateway: self.gateway(),
@@ -36,8 +62,8 @@ impl Choice<'_> {
     }
 
     /// The components whose image is not the operator's default although the spec leaves it to the operator.
-    pub(super) fn outdated(&self, images: &Images) -> Vec<String> {
-        let spec = &self.owner.spec;
+    pub fn outdated(&self, images: &Images) -> Vec<String> {
+        let spec = self.spec;
         let tiers = spec.tiers();
         let tiers = images.servers.iter().filter_map(|(tier, image)| {
             let spec = tiers[tier].filter(|spec| spec.image.is_none())?;
@@ -65,8 +91,8 @@ impl Choice<'_> {
             // The image for the CPU has no CUDA libraries.
             Some((image, device)) => (device == device_of(spec)).then(|| image.clone()),
             None => {
-                let live = self.live(Component::Server(tier), "server")?;
-                let fits = computes_on_gpu(&live) == spec.uses_gpu();
+                let live = (self.live)(Component::Server(tier))?;
+                let fits = live.on_gpu == spec.uses_gpu();
                 live.image.filter(|_| fits)
             }
         };
@@ -76,8 +102,8 @@ impl Choice<'_> {
     fn gateway(&self) -> String {
         let remembered = self.before.gateway.as_ref();
         let remembered = remembered.and_then(|status| status.image.clone());
-        let kept = || remembered.or_else(|| self.live(Component::Gateway, "gateway")?.image);
-        let wanted = self.owner.spec.gateway.image.as_ref();
+        let kept = || remembered.or_else(|| (self.live)(Component::Gateway)?.image);
+        let wanted = self.spec.gateway.image.as_ref();
         self.choose(wanted, kept, &self.defaults.gateway)
     }
 
@@ -87,7 +113,7 @@ impl Choice<'_> {
         kept: impl FnOnce() -> Option<String>,
         default: &str,
     ) -> String {
-        let kept = || match self.owner.spec.upgrade_policy {
+        let kept = || match self.spec.upgrade_policy {
             UpgradePolicy::Keep => kept(),
             UpgradePolicy::Follow => None,
         };
@@ -101,42 +127,20 @@ impl Choice<'_> {
             false => &self.defaults.server,
         }
     }
-
-    /// The container of this name in a component's Deployment: others may have put theirs beside it.
-    fn live(&self, component: Component, container: &str) -> Option<Container> {
-        let name = component.name(self.owner);
-        let child = self.existing.children.iter().find(|child| {
-            let types = child.types.as_ref();
-            child.name_any() == name && types.is_some_and(|types| types.kind == "Deployment")
-        })?;
-        let deployment: Deployment = DynamicObject::clone(child).try_parse().ok()?;
-        let mut containers = deployment.spec?.template.spec?.containers.into_iter();
-        containers.find(|it| it.name == container)
-    }
 }
 
 /// Writes down what was chosen.
-pub(super) fn remember(
-    images: &Images,
-    owner: &ZImageDeployment,
-    status: &mut ZImageDeploymentStatus,
-) {
-    let tier = |status: &mut Option<TierStatus>, spec: Option<&TierSpec>, image: &String| {
-        if let Some((status, spec)) = status.as_mut().zip(spec) {
-            status.image = Some(image.clone());
+pub fn remember(images: &Images, spec: &ZImageDeploymentSpec, status: &mut ZImageDeploymentStatus) {
+    let tiers = [
+        (Tier::Primary, &mut status.primary),
+        (Tier::Fallback, &mut status.fallback),
+    ];
+    for (tier, status) in tiers {
+        if let Some((status, spec)) = status.as_mut().zip(spec.tiers()[tier]) {
+            status.image = Some(images.servers[tier].clone());
             status.device = Some(device_of(spec));
         }
-    };
-    tier(
-        &mut status.primary,
-        Some(&owner.spec.primary),
-        &images.servers.primary,
-    );
-    tier(
-        &mut status.fallback,
-        owner.spec.fallback.as_ref(),
-        &images.servers.fallback,
-    );
+    }
     status.gateway = Some(GatewayStatus {
         image: Some(images.gateway.clone()),
     });
@@ -151,11 +155,15 @@ const fn device_of(spec: &TierSpec) -> Device {
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Desired, children};
     use super::*;
+    use crate::decide::scale;
+    use crate::reconcile::build::{Desired, build};
+    use crate::reconcile::dereference::Existing;
     use k8s_openapi::api::rbac::v1::RoleRef;
+    use kube::ResourceExt;
     use serde_json::{Value, json};
     use std::sync::Arc;
+    use zimage_crds::ZImageDeployment;
 
     fn owner(primary: Value) -> ZImageDeployment {
         let source = json!({"persistentVolumeClaim": {"claimName": "models"}});
@@ -189,9 +197,9 @@ mod tests {
     impl World {
         fn choose(&self, owner: &ZImageDeployment, version: u32) -> (Images, Vec<String>) {
             let choice = Choice {
-                owner,
+                spec: &owner.spec,
                 before: &self.status,
-                existing: &self.existing,
+                live: &|component| self.existing.running(owner, component),
                 defaults: &defaults(version),
             };
             let images = choice.images();
@@ -203,16 +211,17 @@ mod tests {
         fn reconcile(&mut self, owner: &ZImageDeployment, version: u32) -> Images {
             let (images, _) = self.choose(owner, version);
             self.status.primary.get_or_insert_default();
-            remember(&images, owner, &mut self.status);
+            remember(&images, &owner.spec, &mut self.status);
             let desired = Desired {
                 owner,
                 images: images.clone(),
-                gateway_account: None,
+                replicas: scale::replicas(&owner.spec),
                 peers: None,
                 gateway_role: &RoleRef::default(),
+                lacking: Vec::new(),
             };
-            let children = children(&desired).unwrap().into_iter();
-            self.existing.children = children.map(Arc::new).collect();
+            let children = build(&desired).unwrap().children(None).unwrap();
+            self.existing.children = children.into_iter().map(Arc::new).collect();
             images
         }
 
