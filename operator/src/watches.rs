@@ -15,7 +15,7 @@ use kube::core::{ApiResource, DeserializeGuard, NamespaceResourceScope, ObjectMe
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::{Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, Resource};
 use list::List;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -329,10 +329,11 @@ fn dynamic(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> Api<
 /// Leaves out what is a large part of an object and read by nobody here: who owns which field, and long annotations, which
 /// anybody who may write such an object could fill this program's memory with.
 fn slim<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
-    object
-        .annotations_mut()
-        .retain(|name, value| name.len() + value.len() <= LONGEST_ANNOTATION);
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, value| name.len() + value.len() <= LONGEST_ANNOTATION);
+    }
 }
 
 #[cfg(test)]
