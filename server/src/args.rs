@@ -4,7 +4,8 @@ use crate::lora_file::LoraFile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use zimage_checkpoint::{Refiner, Shape};
-use zimage_core::request::{CfgNormalization, DEFAULT_CONDITIONING_SCALE};
+use zimage_core::parameters::DEFAULT_SIDE;
+use zimage_core::request::CfgNormalization;
 use zimage_core::variant::Variant;
 use zimage_http::ServeArgs;
 
@@ -160,10 +161,10 @@ pub(crate) struct Generate {
     #[arg(long, short)]
     pub(crate) output: PathBuf,
     /// Width in pixels, a multiple of 16.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = DEFAULT_SIDE)]
     pub(crate) width: u32,
     /// Height in pixels, a multiple of 16.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = DEFAULT_SIDE)]
     pub(crate) height: u32,
     /// Seed of the noise. None: a random one, which is printed.
     #[arg(long)]
@@ -171,7 +172,7 @@ pub(crate) struct Generate {
     /// Denoising steps. None: the model's own number.
     #[arg(long)]
     pub(crate) num_inference_steps: Option<u32>,
-    /// Guidance scale; 0 or 1 means none. None: the model's own.
+    /// Guidance scale; 0 means none. None: the model's own.
     #[arg(long)]
     pub(crate) guidance_scale: Option<f32>,
     /// true, false, or a number: limits the norm of the guided prediction.
@@ -198,9 +199,9 @@ pub(crate) struct Generate {
     /// Image that the new one follows, such as edges, depth or a pose, already of the width and height.
     #[arg(long, requires = "controlnet")]
     pub(crate) control_image: Option<PathBuf>,
-    /// How strongly it follows, from 0 to 2.
-    #[arg(long, requires = "control_image", default_value_t = DEFAULT_CONDITIONING_SCALE)]
-    pub(crate) controlnet_conditioning_scale: f32,
+    /// How strongly it follows, from 0 to 2. None: 0.75.
+    #[arg(long, requires = "control_image")]
+    pub(crate) controlnet_conditioning_scale: Option<f32>,
     /// What the PNG tells about how it was made.
     #[arg(long, value_enum, default_value_t = Metadata::Full)]
     pub(crate) metadata: Metadata,
@@ -314,11 +315,10 @@ fn size(text: &str) -> Result<(u32, u32), String> {
 
 fn cfg_normalization(text: &str) -> Result<CfgNormalization, String> {
     match text {
-        "false" => Ok(CfgNormalization::Off),
-        "true" => Ok(CfgNormalization::Clamp(1.0)),
+        "false" => Ok(CfgNormalization::of(0.0)),
+        "true" => Ok(CfgNormalization::of(1.0)),
         _ => match text.parse::<f32>() {
-            Ok(0.0) => Ok(CfgNormalization::Off),
-            Ok(value) if value > 0.0 && value.is_finite() => Ok(CfgNormalization::Clamp(value)),
+            Ok(factor) if factor >= 0.0 && factor.is_finite() => Ok(CfgNormalization::of(factor)),
             _ => Err("true, false or a number from 0 on".to_owned()),
         },
     }

@@ -11,9 +11,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zimage_core::executor::{Executor, ExecutorError};
-use zimage_core::limits::Limits;
+use zimage_core::inputs::Input;
+use zimage_core::limits::{InvalidRequest, Limits};
+use zimage_core::parameters::Parameters;
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{Control, ImageRequest, InitImage, Noise, default_strength};
+use zimage_core::request::{ImageRequest, Noise};
 use zimage_http::{ImageFormat, encode};
 use zimage_nvml::Gpus;
 
@@ -49,93 +51,53 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One request for each image.
+/// One request for each image. Whoever owns the machine may ask for what a server would not make for others.
 fn requests(args: &Generate) -> Result<Vec<ImageRequest>, Failure> {
-    let defaults = args.model_name.defaults();
-    let seed = args
-        .seed
-        .unwrap_or_else(|| RandomState::new().build_hasher().finish() & u64::from(u32::MAX));
-    let request = ImageRequest {
+    let limits = Limits {
+        max_images: u32::MAX,
+        max_cost: u32::MAX,
+        max_reference_pixels: u64::MAX,
+        ..Limits::default()
+    };
+    let random_seed = RandomState::new().build_hasher().finish() & u64::from(u32::MAX);
+    let fault = |fault: InvalidRequest| Failure::Unsupported(fault.to_string());
+    let request = parameters(args)
+        .resolve(args.model_name.defaults(), &limits, random_seed)
+        .map_err(fault)?;
+    Ok(request.read(&limits, open)?.images())
+}
+
+fn parameters(args: &Generate) -> Parameters<&Path> {
+    Parameters {
         prompt: args.prompt.clone(),
-        negative_prompt: args.negative_prompt.clone(),
-        width: args.width,
-        height: args.height,
-        num_inference_steps: args
-            .num_inference_steps
-            .unwrap_or(defaults.num_inference_steps),
-        guidance_scale: args.guidance_scale.unwrap_or(defaults.guidance_scale),
-        cfg_normalization: args.cfg_normalization,
-        cfg_truncation: args.cfg_truncation,
-        noise: Noise {
-            seed,
-            index: 0,
-            count: args.num_images,
-        },
-        init: init_image(args)?,
-        references: (args.references.iter())
-            .map(|path| open(path))
-            .collect::<Result<_, _>>()?,
-        control: control(args)?,
-    };
-    Limits::default()
-        .check(&request)
-        .map_err(|fault| Failure::Unsupported(fault.to_string()))?;
-    let image = |index| ImageRequest {
-        noise: Noise {
-            index,
-            ..request.noise
-        },
-        ..request.clone()
-    };
-    Ok((0..args.num_images).map(image).collect())
-}
-
-fn init_image(args: &Generate) -> Result<Option<InitImage>, Failure> {
-    let Some(image) = &args.image else {
-        return Ok(None);
-    };
-    Ok(Some(InitImage {
-        pixels: read(image, args)?,
-        strength: (args.strength).unwrap_or_else(|| default_strength(args.control_image.is_some())),
-        mask: args
-            .mask
-            .as_deref()
-            .map(|mask| read(mask, args))
-            .transpose()?,
-    }))
-}
-
-fn control(args: &Generate) -> Result<Option<Control>, Failure> {
-    let Some(image) = &args.control_image else {
-        return Ok(None);
-    };
-    Ok(Some(Control {
-        pixels: read(image, args)?,
-        conditioning_scale: args.controlnet_conditioning_scale,
-    }))
-}
-
-/// An image file of the width and height asked for.
-fn read(path: &Path, args: &Generate) -> Result<Arc<Pixels>, Failure> {
-    let pixels = open(path)?;
-    let (width, height) = (pixels.width(), pixels.height());
-    if (width, height) != (args.width, args.height) {
-        let (wanted, high) = (args.width, args.height);
-        return Err(Failure::Unsupported(format!(
-            "{}: it is {width}x{height}, and --width and --height say {wanted}x{high}",
-            path.display()
-        )));
+        negative_prompt: Some(args.negative_prompt.clone()),
+        n: Some(args.num_images),
+        width: Some(args.width),
+        height: Some(args.height),
+        seed: args.seed,
+        num_inference_steps: args.num_inference_steps,
+        guidance_scale: args.guidance_scale,
+        cfg_normalization: Some(args.cfg_normalization),
+        cfg_truncation: Some(args.cfg_truncation),
+        image: args.image.as_deref(),
+        mask: args.mask.as_deref(),
+        strength: args.strength,
+        control_image: args.control_image.as_deref(),
+        controlnet_conditioning_scale: args.controlnet_conditioning_scale,
+        references: args.references.iter().map(PathBuf::as_path).collect(),
     }
-    Ok(pixels)
 }
 
-/// An image file of any size.
-fn open(path: &Path) -> Result<Arc<Pixels>, Failure> {
+/// The pixels of an image file.
+fn open(path: &Path, input: Input) -> Result<Arc<Pixels>, Failure> {
     let fault = |error: String| Failure::Unsupported(format!("{}: {error}", path.display()));
     let image = image::open(path)
         .map_err(|error| fault(error.to_string()))?
         .to_rgb8();
     let (width, height) = image.dimensions();
+    input
+        .check(width, height)
+        .map_err(|error| fault(error.to_string()))?;
     let pixels =
         Pixels::new(width, height, image.into_raw()).map_err(|error| fault(error.to_string()))?;
     Ok(Arc::new(pixels))

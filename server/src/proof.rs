@@ -7,8 +7,9 @@ use crate::files;
 use std::sync::Arc;
 use std::time::Instant;
 use zimage_core::executor::ExecutorError;
+use zimage_core::parameters::DEFAULT_CONDITIONING_SCALE;
 use zimage_core::pixels::Pixels;
-use zimage_core::request::{Control, DEFAULT_CONDITIONING_SCALE, ImageRequest, InitImage};
+use zimage_core::request::{Control, ImageRequest, InitImage};
 use zimage_engine::Engine;
 
 /// The smallest image that there is: a step of it costs a CPU little.

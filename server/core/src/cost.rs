@@ -10,7 +10,7 @@ use crate::request::ImageRequest;
 const MEGAPIXEL: f64 = (1 << 20) as f64;
 
 /// The cost of one image.
-fn of_image(request: &ImageRequest) -> f64 {
+fn of_image<I>(request: &ImageRequest<I>) -> f64 {
     let work = Work::of(request);
     let pixels = f64::from(request.width) * f64::from(request.height);
     f64::from(work.steps) * f64::from(work.forwards) * pixels / MEGAPIXEL
@@ -21,7 +21,11 @@ impl Limits {
     ///
     /// # Errors
     /// Names the limit, the cost, and what would fit.
-    pub fn check_cost(&self, request: &ImageRequest, images: u32) -> Result<(), InvalidRequest> {
+    pub fn check_cost<I>(
+        &self,
+        request: &ImageRequest<I>,
+        images: u32,
+    ) -> Result<(), InvalidRequest> {
         let most = f64::from(self.max_cost);
         let (one, count) = (of_image(request), f64::from(images));
         if one * count <= most {

@@ -1,5 +1,6 @@
 //! The one seam between serving and computing.
 
+use crate::limits::InvalidRequest;
 use crate::pixels::Pixels;
 use crate::request::ImageRequest;
 
@@ -44,6 +45,12 @@ pub enum ExecutorError {
     /// The computation failed for a reason that does not concern other requests.
     #[error("failed to compute: {0}")]
     Failed(String),
+}
+
+impl From<InvalidRequest> for ExecutorError {
+    fn from(InvalidRequest { field, message }: InvalidRequest) -> Self {
+        Self::InvalidRequest { field, message }
+    }
 }
 
 /// Computes images step by step on one device.

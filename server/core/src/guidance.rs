@@ -15,7 +15,7 @@ pub struct Guidance {
 
 impl Guidance {
     /// The request's guidance. `None` when its scale asks for none.
-    pub fn of(request: &ImageRequest) -> Option<Self> {
+    pub fn of<I>(request: &ImageRequest<I>) -> Option<Self> {
         (request.guidance_scale > 0.0).then(|| {
             Self::new(
                 f64::from(request.guidance_scale),

@@ -1,6 +1,8 @@
 //! Which requests are taken at all, whatever the device.
 
-use crate::request::{CfgNormalization, ImageRequest};
+use crate::request::ImageRequest;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 /// Pixels that a side is a multiple of: the VAE halves three times, the transformer's patches once more.
 pub const SIDE_MULTIPLE: u32 = 16;
@@ -40,6 +42,8 @@ pub struct Limits {
     pub max_steps: u32,
     /// Largest guidance scale.
     pub max_guidance_scale: f32,
+    /// Largest factor of `cfg_normalization`.
+    pub max_cfg_normalization: f32,
     /// Largest conditioning scale of a control image.
     pub max_conditioning_scale: f32,
     /// Most images of one request.
@@ -48,6 +52,8 @@ pub struct Limits {
     pub max_cost: u32,
     /// Most condition images of one image.
     pub max_references: usize,
+    /// Most pixels of the condition images together, so that small files never take much memory.
+    pub max_reference_pixels: u64,
     /// Longest prompt in bytes. The text encoder sees 512 tokens of it; this bounds what is tokenized.
     pub max_prompt_bytes: usize,
 }
@@ -61,22 +67,59 @@ impl Default for Limits {
             max_pixels: 2048 * 2048,
             max_steps: 100,
             max_guidance_scale: 20.0,
+            max_cfg_normalization: 100.0,
             max_conditioning_scale: 2.0,
             max_images: 10,
             // Ten of the largest Base images: nine minutes of an H100.
             max_cost: 4000,
             max_references: 4,
+            max_reference_pixels: 2048 * 2048,
             max_prompt_bytes: 32 << 10,
         }
     }
 }
 
 impl Limits {
-    /// Checks one image.
+    /// Images of one request.
+    pub const fn images(&self) -> RangeInclusive<u32> {
+        1..=self.max_images
+    }
+
+    /// Denoising steps.
+    pub const fn num_inference_steps(&self) -> RangeInclusive<u32> {
+        1..=self.max_steps
+    }
+
+    /// Guidance scales.
+    pub const fn guidance_scale(&self) -> RangeInclusive<f32> {
+        0.0..=self.max_guidance_scale
+    }
+
+    /// Factors of `cfg_normalization`; 0 is none.
+    pub const fn cfg_normalization(&self) -> RangeInclusive<f32> {
+        0.0..=self.max_cfg_normalization
+    }
+
+    /// Normalised times above which there is no guidance.
+    pub const fn cfg_truncation(&self) -> RangeInclusive<f32> {
+        0.0..=1.0
+    }
+
+    /// Shares of a start image that are replaced. That a step must be left is for the request to say.
+    pub const fn strength(&self) -> RangeInclusive<f32> {
+        0.0..=1.0
+    }
+
+    /// Conditioning scales of a control image.
+    pub const fn conditioning_scale(&self) -> RangeInclusive<f32> {
+        0.0..=self.max_conditioning_scale
+    }
+
+    /// Checks one image, apart from the images that it comes with.
     ///
     /// # Errors
     /// Names the first field at fault.
-    pub fn check(&self, request: &ImageRequest) -> Result<(), InvalidRequest> {
+    pub fn check<I>(&self, request: &ImageRequest<I>) -> Result<(), InvalidRequest> {
         self.check_side("width", request.width, self.max_width)?;
         self.check_side("height", request.height, self.max_height)?;
         let pixels = u64::from(request.width) * u64::from(request.height);
@@ -100,59 +143,56 @@ impl Limits {
                 return Err(InvalidRequest::new(field, message));
             }
         }
-        if !(1..=self.max_steps).contains(&request.num_inference_steps) {
-            let message = format!(
-                "num_inference_steps is from 1 to {}, not {}",
-                self.max_steps, request.num_inference_steps
-            );
-            return Err(InvalidRequest::new("num_inference_steps", message));
-        }
+        let steps = request.num_inference_steps;
+        within("num_inference_steps", steps, self.num_inference_steps())?;
         if request.references.len() > self.max_references {
             let message = format!(
-                "an image has at most {} condition images, not {}",
-                self.max_references,
-                request.references.len()
+                "references has {} images, at most {} are taken",
+                request.references.len(),
+                self.max_references
             );
             return Err(InvalidRequest::new("references", message));
         }
         self.check_guidance(request)
     }
 
-    /// A range holds no NaN, so none passes.
-    fn check_guidance(&self, request: &ImageRequest) -> Result<(), InvalidRequest> {
-        let normalization = match request.cfg_normalization {
-            CfgNormalization::Off => 0.0,
-            CfgNormalization::Clamp(factor) => factor,
-        };
-        let control = request.control.as_ref();
-        for (field, value, most) in [
+    /// Checks how many images a request asks for.
+    ///
+    /// # Errors
+    /// Says how many are taken.
+    pub fn check_images(&self, count: u32) -> Result<(), InvalidRequest> {
+        within("n", count, self.images())
+    }
+
+    fn check_guidance<I>(&self, request: &ImageRequest<I>) -> Result<(), InvalidRequest> {
+        let normalization = request.cfg_normalization.factor();
+        let conditioning = request.control.as_ref();
+        let conditioning = conditioning.map_or(0.0, |control| control.conditioning_scale);
+        for (field, value, range) in [
             (
                 "guidance_scale",
                 request.guidance_scale,
-                self.max_guidance_scale,
+                self.guidance_scale(),
             ),
-            ("cfg_normalization", normalization, 100.0),
-            ("cfg_truncation", request.cfg_truncation, 1.0),
+            ("cfg_normalization", normalization, self.cfg_normalization()),
+            (
+                "cfg_truncation",
+                request.cfg_truncation,
+                self.cfg_truncation(),
+            ),
             (
                 "controlnet_conditioning_scale",
-                control.map_or(0.0, |control| control.conditioning_scale),
-                self.max_conditioning_scale,
+                conditioning,
+                self.conditioning_scale(),
             ),
         ] {
-            if !(0.0..=most).contains(&value) {
-                let message = format!("{field} is from 0 to {most}, not {value}");
-                return Err(InvalidRequest::new(field, message));
-            }
+            within(field, value, range)?;
         }
         Ok(())
     }
 
     fn check_side(&self, field: &'static str, side: u32, most: u32) -> Result<(), InvalidRequest> {
-        if !(self.min_side..=most).contains(&side) {
-            let least = self.min_side;
-            let message = format!("{field} is from {least} to {most}, not {side}");
-            return Err(InvalidRequest::new(field, message));
-        }
+        within(field, side, self.min_side..=most)?;
         if !side.is_multiple_of(SIDE_MULTIPLE) {
             let below = side / SIDE_MULTIPLE * SIDE_MULTIPLE;
             let above = below + SIDE_MULTIPLE;
@@ -167,11 +207,25 @@ impl Limits {
     }
 }
 
+/// A range holds no NaN, so none passes.
+fn within<T: PartialOrd + Display>(
+    field: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), InvalidRequest> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = range.into_inner();
+    let message = format!("{field} is from {least} to {most}, not {value}");
+    Err(InvalidRequest::new(field, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pixels::Pixels;
-    use crate::request::Control;
+    use crate::request::{CfgNormalization, Control};
     use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {

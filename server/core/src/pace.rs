@@ -66,7 +66,7 @@ pub struct Work {
 
 impl Work {
     /// Of a request that has not begun.
-    pub fn of(request: &ImageRequest) -> Self {
+    pub fn of<I>(request: &ImageRequest<I>) -> Self {
         let all = request.num_inference_steps;
         let init = request.init.as_ref().filter(|_| request.control.is_none());
         let skipped = init.map_or(0, |init| first_step(all, init.strength));

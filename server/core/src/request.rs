@@ -1,4 +1,6 @@
 //! One image to be made, every default filled in. Field names are diffusers'.
+//!
+//! `I` is what an image that comes with the request is: pixels, or a file that is not read yet.
 
 use crate::pixels::Pixels;
 use std::sync::Arc;
@@ -26,15 +28,34 @@ pub enum CfgNormalization {
     Clamp(f32),
 }
 
+impl CfgNormalization {
+    /// The clamp of a factor; 0 is none.
+    pub fn of(factor: f32) -> Self {
+        if factor > 0.0 {
+            Self::Clamp(factor)
+        } else {
+            Self::Off
+        }
+    }
+
+    /// The clamp's factor; 0 without one.
+    pub const fn factor(self) -> f32 {
+        match self {
+            Self::Off => 0.0,
+            Self::Clamp(factor) => factor,
+        }
+    }
+}
+
 /// An image to start from instead of pure noise.
 #[derive(Clone, Debug)]
-pub struct InitImage {
-    /// The image, already of the request's size.
-    pub pixels: Arc<Pixels>,
+pub struct InitImage<I = Arc<Pixels>> {
+    /// The image, of the request's size.
+    pub pixels: I,
     /// How much of it is replaced, above 0 to 1: the share of the schedule that runs.
     pub strength: f32,
     /// Where it is replaced (white) and kept (black), of the request's size. `None`: everywhere.
-    pub mask: Option<Arc<Pixels>>,
+    pub mask: Option<I>,
 }
 
 impl InitImage {
@@ -44,26 +65,18 @@ impl InitImage {
     }
 }
 
-/// diffusers' `strength` where a request leaves it out. With a control image nothing starts from the image: all of it.
-pub const fn default_strength(followed: bool) -> f32 {
-    if followed { 1.0 } else { 0.6 }
-}
-
-/// diffusers' `controlnet_conditioning_scale` where a request leaves it out.
-pub const DEFAULT_CONDITIONING_SCALE: f32 = 0.75;
-
 /// An image that the new one follows: edges, depth, a pose. What it means is what the ControlNet was trained with.
 #[derive(Clone, Debug)]
-pub struct Control {
-    /// The control image, already of the request's size.
-    pub pixels: Arc<Pixels>,
+pub struct Control<I = Arc<Pixels>> {
+    /// The control image, of the request's size.
+    pub pixels: I,
     /// diffusers' `controlnet_conditioning_scale`: how strongly the image follows; 0 means not at all.
     pub conditioning_scale: f32,
 }
 
 /// One image to be made.
 #[derive(Clone, Debug)]
-pub struct ImageRequest {
+pub struct ImageRequest<I = Arc<Pixels>> {
     /// What the image shows.
     pub prompt: String,
     /// What it must not show; used only with guidance. Empty: the empty prompt.
@@ -83,12 +96,12 @@ pub struct ImageRequest {
     /// Initial noise.
     pub noise: Noise,
     /// Image-to-image and inpainting.
-    pub init: Option<InitImage>,
+    pub init: Option<InitImage<I>>,
     /// Images that the prompt speaks about, of any size: an Omni model's condition images.
-    pub references: Vec<Arc<Pixels>>,
+    pub references: Vec<I>,
     /// What a ControlNet makes the image follow. With it `init` needs a mask and its strength is 1: the ControlNet sees
     /// what is kept, and the whole schedule runs.
-    pub control: Option<Control>,
+    pub control: Option<Control<I>>,
 }
 
 impl ImageRequest {

@@ -1,17 +1,12 @@
 //! What a request must hold before anything is computed for it.
 
 use crate::executor::ExecutorError;
-use crate::limits::{Limits, SIDE_MULTIPLE};
-use crate::pixels::Pixels;
-use crate::request::{Control, ImageRequest, InitImage};
+use crate::limits::{InvalidRequest, Limits, SIDE_MULTIPLE};
+use crate::request::{ImageRequest, InitImage};
 use crate::start_image::first_step;
 
 /// More steps than any use; each costs a forward.
 const MAX_STEPS: u32 = 1000;
-
-fn invalid(field: &'static str, message: String) -> ExecutorError {
-    ExecutorError::InvalidRequest { field, message }
-}
 
 /// Checks a request against a model that knows `rows` x `columns` patches at most.
 ///
@@ -30,23 +25,14 @@ pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), 
         max_steps: MAX_STEPS,
         ..Limits::default()
     };
-    limits
-        .check(request)
-        .map_err(|fault| invalid(fault.field, fault.message))?;
+    limits.check(request)?;
     if request.noise.index >= request.noise.count {
         let (index, count) = (request.noise.index, request.noise.count);
-        return Err(invalid(
-            "noise",
-            format!("there is no image {index} in a request of {count} images"),
-        ));
+        let message = format!("there is no image {index} in a request of {count} images");
+        return Err(InvalidRequest::new("noise", message).into());
     }
-    if let Some(init) = &request.init {
-        check_init(request, init)?;
-    }
-    if let Some(control) = &request.control {
-        check_control(request, control)?;
-    }
-    Ok(())
+    check_inputs(request)?;
+    Ok(request.check_sizes()?)
 }
 
 /// Refuses a control image for an executor that has no ControlNet.
@@ -56,72 +42,57 @@ pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), 
 pub fn refuse_control(request: &ImageRequest) -> Result<(), ExecutorError> {
     match request.control {
         None => Ok(()),
-        Some(_) => Err(invalid(
+        Some(_) => Err(InvalidRequest::new(
             "control_image",
-            "this server has no ControlNet to follow control_image: start it with --device cpu and --controlnet, or leave the image out"
-                .to_owned(),
-        )),
+            "this server has no ControlNet to follow control_image: start it with --device cpu and --controlnet, or leave the image out",
+        )
+        .into()),
     }
 }
 
-fn check_control(request: &ImageRequest, control: &Control) -> Result<(), ExecutorError> {
-    check_pixels(request, "control_image", "control image", &control.pixels)?;
-    match &request.init {
-        None => Ok(()),
-        Some(init) if init.mask.is_none() => {
-            let message =
-                "a ControlNet starts from no image: give a mask too, or leave the image out";
-            Err(invalid("mask", message.to_owned()))
-        }
-        Some(init) if init.strength == 1.0 => Ok(()),
-        Some(init) => {
-            let strength = init.strength;
-            let message = format!("strength is {strength}; with a control image it must be 1");
-            Err(invalid("strength", message))
-        }
-    }
-}
-
-fn check_init(request: &ImageRequest, init: &InitImage) -> Result<(), ExecutorError> {
-    if !(init.strength > 0.0 && init.strength <= 1.0) {
-        let strength = init.strength;
-        return Err(invalid(
-            "strength",
-            format!("strength is {strength}; it must be above 0 and at most 1"),
-        ));
-    }
-    let (steps, strength) = (request.num_inference_steps, init.strength);
-    if first_step(steps, strength) >= steps {
-        return Err(invalid(
-            "strength",
-            format!("strength is {strength}, which leaves none of the {steps} steps; raise it"),
-        ));
-    }
-    check_pixels(request, "image", "image", &init.pixels)?;
-    match &init.mask {
-        Some(mask) => check_pixels(request, "mask", "mask", mask),
-        None => Ok(()),
-    }
-}
-
-fn check_pixels(
-    request: &ImageRequest,
-    field: &'static str,
-    name: &str,
-    pixels: &Pixels,
-) -> Result<(), ExecutorError> {
-    let (width, height) = (pixels.width(), pixels.height());
-    if (width, height) == (request.width, request.height) {
+/// Checks what the images that come with a request are to do, before they are read.
+pub(crate) fn check_inputs<I>(request: &ImageRequest<I>) -> Result<(), InvalidRequest> {
+    let Some(init) = &request.init else {
         return Ok(());
+    };
+    check_strength(request.num_inference_steps, init.strength)?;
+    match request.control {
+        Some(_) => check_inpainting(init),
+        None => Ok(()),
     }
-    let wanted = format!("{}x{}", request.width, request.height);
-    let message = format!("the {name} has {width}x{height} pixels; {wanted} are needed");
-    Err(invalid(field, message))
+}
+
+/// With a ControlNet nothing starts from the image: the ControlNet sees what the mask keeps of it.
+fn check_inpainting<I>(init: &InitImage<I>) -> Result<(), InvalidRequest> {
+    let (field, message) = if init.mask.is_none() {
+        let message = "a ControlNet starts from no image: give a mask too, or leave the image out";
+        ("mask", message.to_owned())
+    } else if init.strength != 1.0 {
+        let strength = init.strength;
+        let message = format!("strength is {strength}; with a control image it must be 1");
+        ("strength", message)
+    } else {
+        return Ok(());
+    };
+    Err(InvalidRequest::new(field, message))
+}
+
+fn check_strength(steps: u32, strength: f32) -> Result<(), InvalidRequest> {
+    let message = if !(strength > 0.0 && strength <= 1.0) {
+        format!("strength is {strength}; it must be above 0 and at most 1")
+    } else if first_step(steps, strength) >= steps {
+        format!("strength is {strength}, which leaves none of the {steps} steps; raise it")
+    } else {
+        return Ok(());
+    };
+    Err(InvalidRequest::new("strength", message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::Pixels;
+    use crate::request::Control;
     use std::sync::Arc;
 
     fn request(width: u32, height: u32) -> ImageRequest {
@@ -179,8 +150,18 @@ mod tests {
         };
         let mut start = request(64, 64);
         for (image, mask, strength, expected) in [
-            (32, 64, 0.5, "the image has 32x64 pixels; 64x64 are needed"),
-            (64, 32, 0.5, "the mask has 32x64 pixels; 64x64 are needed"),
+            (
+                32,
+                64,
+                0.5,
+                "image has 32x64 pixels; the size asked for, 64x64, is needed",
+            ),
+            (
+                64,
+                32,
+                0.5,
+                "mask has 32x64 pixels; the size asked for, 64x64, is needed",
+            ),
             (64, 64, 0.0, "strength is 0; it must be above 0"),
             (64, 64, f32::NAN, "strength is NaN"),
             (64, 64, 1e-30, "leaves none of the 8 steps"),
@@ -209,7 +190,7 @@ mod tests {
             })
         };
         for (width, scale, init, expected) in [
-            (32, 0.75, None, "the control image has 32x64 pixels"),
+            (32, 0.75, None, "control_image has 32x64 pixels"),
             (64, f32::NAN, None, "controlnet_conditioning_scale is from"),
             (64, 0.75, init(1.0, false), "starts from no image"),
             (64, 0.75, init(0.6, true), "strength is 0.6; with a control"),

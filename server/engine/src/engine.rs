@@ -182,9 +182,9 @@ impl Engine {
 
     /// The time until all of these images would be made, their time in the queue included, by what the last steps took.
     /// `None`: nothing was measured yet.
-    pub fn estimate<'a>(
+    pub fn estimate<'a, I: 'a>(
         &self,
-        images: impl IntoIterator<Item = &'a ImageRequest>,
+        images: impl IntoIterator<Item = &'a ImageRequest<I>>,
     ) -> Option<Duration> {
         let work: Vec<Work> = images.into_iter().map(Work::of).collect();
         self.0.queue.lock().admission.estimate(&work)

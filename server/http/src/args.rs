@@ -102,6 +102,7 @@ impl ServeArgs {
         let limits = Limits {
             max_images: self.max_images,
             max_pixels: self.max_pixels,
+            max_reference_pixels: self.max_pixels,
             max_steps: self.max_steps,
             max_cost: self.max_cost,
             ..Limits::default()

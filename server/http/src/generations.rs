@@ -2,13 +2,10 @@
 
 mod answer;
 mod body;
-mod control;
 mod fields;
 mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod references;
-mod start_image;
 
 use crate::app::App;
 use crate::encode::{ImageFormat, encode};
@@ -21,6 +18,7 @@ use axum::response::Response;
 use base64_simd::STANDARD;
 use files::Memory;
 use futures::future::try_join_all;
+use std::iter::repeat_n;
 use std::net::{IpAddr, Ipv4Addr};
 use zimage_core::request::ImageRequest;
 use zimage_edge::body::Held;
@@ -59,7 +57,8 @@ async fn admit(app: &App, client: IpAddr, request: Request) -> Result<Response, 
 
 /// A request that can be computed, with its places in the queue and its memory.
 struct Admitted {
-    requests: Vec<ImageRequest>,
+    /// That of the first image.
+    request: ImageRequest,
     format: ImageFormat,
     places: Places,
     /// Memory of the images that came with the request.
@@ -76,10 +75,12 @@ fn read(
 ) -> Result<Admitted, ApiError> {
     // Seeds that people read and write again: 32 bits are enough.
     let random_seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
-    let wish = body::parse(&held.bytes, &app.identity, &app.limits, random_seed)?;
-    let mut requests = wish.requests;
-    refuse_late(app, engine, &requests)?;
-    let places = match requests.len() {
+    let body = body::parse(&held.bytes, &app.identity, &app.limits)?;
+    let defaults = app.identity.variant.defaults();
+    let request = (body.parameters).resolve(defaults, &app.limits, random_seed)?;
+    refuse_late(app, engine, &request)?;
+    let images = request.noise.count as usize;
+    let places = match images {
         1 => place,
         // All or none: the first one would be counted twice.
         images => {
@@ -87,24 +88,16 @@ fn read(
             engine.reserve(images)?
         }
     };
-    let size = requests
-        .first()
-        .map_or((0, 0), |first| (first.width, first.height));
     let mut memory = Memory::new(held.charge);
-    let init = start_image::decode(wish.start, size, &mut memory)?;
-    let control = control::decode(wish.control, size, &mut memory)?;
-    let references = references::decode(&wish.references, &app.limits, &mut memory)?;
-    for request in &mut requests {
-        request.init.clone_from(&init);
-        request.control.clone_from(&control);
-        request.references.clone_from(&references);
-    }
+    let request = request.read(&app.limits, |file, input| {
+        files::decode(&file, input, &mut memory)
+    })?;
     // Before anything is computed: images that there is no memory for would be thrown away.
-    let bytes = requests.len().saturating_mul(answer_bytes(size));
+    let bytes = images.saturating_mul(answer_bytes(&request));
     let answer = app.budget.answer(client, bytes);
     Ok(Admitted {
-        requests,
-        format: wish.format,
+        request,
+        format: body.format,
         places,
         inputs: memory.without_body(),
         answer: answer.ok_or_else(ApiError::overloaded)?,
@@ -112,14 +105,15 @@ fn read(
 }
 
 /// Bytes of an image's file in base64, at the most: a PNG of noise has three bytes a pixel.
-fn answer_bytes((width, height): (u32, u32)) -> usize {
-    (width as usize * height as usize).saturating_mul(4)
+fn answer_bytes(request: &ImageRequest) -> usize {
+    (request.width as usize * request.height as usize).saturating_mul(4)
 }
 
 /// Refuses what would not be made in time, by what the device took before.
-fn refuse_late(app: &App, engine: &Engine, requests: &[ImageRequest]) -> Result<(), ApiError> {
+fn refuse_late<I>(app: &App, engine: &Engine, request: &ImageRequest<I>) -> Result<(), ApiError> {
+    let images = repeat_n(request, request.noise.count as usize);
     let Some(time) = engine
-        .estimate(requests)
+        .estimate(images)
         .filter(|time| *time > app.request_timeout)
     else {
         return Ok(());
@@ -137,22 +131,19 @@ fn refuse_late(app: &App, engine: &Engine, requests: &[ImageRequest]) -> Result<
 
 async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
     let Admitted {
-        requests,
+        request,
         format,
         places,
         inputs,
         mut answer,
     } = admitted;
-    let Some(first) = requests.first().cloned() else {
-        return Err(ApiError::invalid("n", "n must be at least 1"));
-    };
-    let tickets = places.submit(requests)?;
+    let tickets = places.submit(request.images())?;
     let images = try_join_all(tickets.into_iter().map(|ticket| image(ticket, format))).await?;
     let (images, files): (Vec<_>, Vec<_>) = images.into_iter().unzip();
     // The pixels are gone, and so are those of the request.
     drop(inputs);
     answer.shrink(files.iter().map(String::len).sum());
-    let told = Answer::new(&first, images.iter(), format);
+    let told = Answer::new(&request, images.iter(), format);
     let response = told.with_files(files, answer);
     let mut response = response.map_err(|error| ApiError::internal("write the answer", &error))?;
     let headers = response.headers_mut();
@@ -160,7 +151,7 @@ async fn generate(app: &App, admitted: Admitted) -> Result<Response, ApiError> {
         "x-zimage-model",
         HeaderValue::from_static(app.identity.variant.model_name()),
     );
-    headers.insert("x-zimage-seed", HeaderValue::from(first.noise.seed));
+    headers.insert("x-zimage-seed", HeaderValue::from(request.noise.seed));
     Ok(response)
 }
 

@@ -1,7 +1,7 @@
 //! The server's HTTP interface: OpenAI's image API, probes and metrics.
 //!
 //! ```text
-//! POST /v1/images/generations ─▶ generations: body → ImageRequests ─▶ engine ─▶ encode ─▶ JSON
+//! POST /v1/images/generations ─▶ generations: body → Parameters → ImageRequest ─▶ engine ─▶ encode ─▶ JSON
 //! GET  /v1/models                models
 //! GET  /healthz, /readyz         probes
 //! GET  /metrics                  on a port of its own, so that no gateway can reach it

@@ -11,7 +11,6 @@ use crate::transformer::{Modulations, Sizes};
 use std::sync::Arc;
 use zimage_core::executor::{ExecutorError, Slot};
 use zimage_core::guidance::Guidance;
-use zimage_core::request::CfgNormalization;
 use zimage_core::schedule::NoiseSchedule;
 
 /// Steps that are on the stream before the host waits for the first of them: the GPU never waits for the host, and the
@@ -73,11 +72,8 @@ impl CudaExecutor {
             let positive = guided.positive.region();
             self.compute.gpu.copy(positive, prediction, count * F32)?;
             let negative = self.predict(state, &guided.negative)?;
-            let most = match guided.guidance.normalization {
-                CfgNormalization::Off => 0.0,
-                CfgNormalization::Clamp(factor) => factor,
-            };
-            let factors = (guided.guidance.scale as f32, most);
+            let guidance = &guided.guidance;
+            let factors = (guidance.scale as f32, guidance.normalization.factor());
             guide(&self.compute.gpu, positive, negative, factors, count)?;
             prediction = positive;
         }

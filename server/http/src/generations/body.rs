@@ -3,21 +3,18 @@
 //! Follows <https://platform.openai.com/docs/api-reference/images/create>; a field of OpenAI's that this server cannot
 //! serve is refused with the reason, never ignored.
 
-use super::control::{self, ControlFile};
-use super::fields::Fields;
-use super::references;
-use super::start_image::{self, StartFiles};
+use super::fields::{Fields, number_of, text_of};
 use crate::app::Identity;
 use crate::encode::ImageFormat;
 use crate::error::ApiError;
 use crate::quote::{cut, quote};
 use axum::http::StatusCode;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use zimage_core::limits::Limits;
-use zimage_core::request::{CfgNormalization, ImageRequest, Noise};
+use zimage_core::parameters::Parameters;
+use zimage_core::request::CfgNormalization;
 
-/// Side of an image whose size is left out, in pixels.
-const DEFAULT_SIDE: u32 = 1024;
 /// JPEG quality where `output_compression` is left out.
 const DEFAULT_QUALITY: u8 = 95;
 /// What a field may be called.
@@ -58,81 +55,48 @@ const KNOWN: &str = "prompt, model, n, size, output_format, output_compression, 
 
 /// What a body asks for.
 #[derive(Debug)]
-pub(super) struct Wish<'a> {
-    /// One for each image.
-    pub(super) requests: Vec<ImageRequest>,
+pub(super) struct Body<'a> {
+    /// Image files are in base64, alone or as data URLs.
+    pub(super) parameters: Parameters<Cow<'a, str>>,
+    /// Of the answer's files.
     pub(super) format: ImageFormat,
-    /// Condition images of all of them, in base64.
-    pub(super) references: Vec<Cow<'a, str>>,
-    /// What all of them start from.
-    pub(super) start: Option<StartFiles<'a>>,
-    /// What all of them follow.
-    pub(super) control: Option<ControlFile<'a>>,
 }
 
-/// Reads a body. `random_seed` is used where it names none.
+/// Reads a body. The limits are named to whoever sends a value of another type.
 pub(super) fn parse<'a>(
     body: &'a [u8],
     identity: &Identity,
     limits: &Limits,
-    random_seed: u64,
-) -> Result<Wish<'a>, ApiError> {
+) -> Result<Body<'a>, ApiError> {
     let mut fields = Fields::parse(body, NAMES)?;
     check_model(&mut fields, identity)?;
     check_openai(&mut fields)?;
     let prompt = fields.text("prompt")?.ok_or_else(|| {
         ApiError::invalid("prompt", "prompt is required").with_code("missing_required_parameter")
     })?;
-    let count = fields
-        .integer("n", 1..=u64::from(limits.max_images))?
-        .unwrap_or(1) as u32;
     let (width, height) = size(&mut fields)?;
     let format = format(&mut fields)?;
-    let seed = fields.integer("seed", 0..=u64::MAX)?.unwrap_or(random_seed);
-    let defaults = identity.variant.defaults();
-    let steps = fields.integer("num_inference_steps", 1..=u64::from(limits.max_steps))?;
-    let request = ImageRequest {
+    let parameters = Parameters {
         prompt: prompt.into_owned(),
-        negative_prompt: fields
-            .text("negative_prompt")?
-            .unwrap_or_default()
-            .into_owned(),
+        negative_prompt: fields.text("negative_prompt")?.map(Cow::into_owned),
+        n: fields.integer("n", limits.images())?,
         width,
         height,
-        num_inference_steps: steps.map_or(defaults.num_inference_steps, |steps| steps as u32),
-        guidance_scale: fields
-            .number("guidance_scale", 0.0..=f64::from(limits.max_guidance_scale))?
-            .unwrap_or(defaults.guidance_scale),
-        cfg_normalization: cfg_normalization(&mut fields)?,
-        cfg_truncation: fields.number("cfg_truncation", 0.0..=1.0)?.unwrap_or(1.0),
-        noise: Noise {
-            seed,
-            index: 0,
-            count,
-        },
-        init: None,
-        references: Vec::new(),
-        control: None,
+        seed: fields.integer("seed", 0..=u64::MAX)?,
+        num_inference_steps: fields.integer("num_inference_steps", limits.num_inference_steps())?,
+        guidance_scale: fields.number("guidance_scale", limits.guidance_scale())?,
+        cfg_normalization: cfg_normalization(&mut fields, limits)?,
+        cfg_truncation: fields.number("cfg_truncation", limits.cfg_truncation())?,
+        image: fields.text("image")?,
+        mask: fields.text("mask")?,
+        strength: fields.number("strength", limits.strength())?,
+        control_image: fields.text("control_image")?,
+        controlnet_conditioning_scale: fields
+            .number("controlnet_conditioning_scale", limits.conditioning_scale())?,
+        references: references(&mut fields)?,
     };
-    let references = references::take(&mut fields, limits)?;
-    let control = control::take(&mut fields, limits)?;
-    let start = start_image::take(&mut fields, control.is_some())?;
     fields.finish(KNOWN)?;
-    limits.check(&request)?;
-    limits.check_cost(&request, count)?;
-    let requests = (0..count)
-        .map(|index| ImageRequest {
-            noise: Noise { seed, index, count },
-            ..request.clone()
-        })
-        .collect();
-    Ok(Wish {
-        requests,
-        format,
-        references,
-        start,
-        control,
-    })
+    Ok(Body { parameters, format })
 }
 
 fn check_model(fields: &mut Fields<'_>, identity: &Identity) -> Result<(), ApiError> {
@@ -188,8 +152,9 @@ fn check_openai(fields: &mut Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn size(fields: &mut Fields<'_>) -> Result<(u32, u32), ApiError> {
-    let side = |fields: &mut Fields<'_>, name| fields.integer(name, 1..=u64::from(u32::MAX));
+/// Width and height, where they are given.
+fn size(fields: &mut Fields<'_>) -> Result<(Option<u32>, Option<u32>), ApiError> {
+    let side = |fields: &mut Fields<'_>, name| fields.integer(name, 1..=u32::MAX);
     let (width, height) = (side(fields, "width")?, side(fields, "height")?);
     let text = fields.text("size")?;
     match (text.as_deref(), width, height) {
@@ -197,31 +162,27 @@ fn size(fields: &mut Fields<'_>) -> Result<(u32, u32), ApiError> {
             "size",
             "size and width with height exclude each other",
         )),
-        (None | Some("auto"), None, None) => Ok((DEFAULT_SIDE, DEFAULT_SIDE)),
-        (None, width, height) => {
-            let side = |side: Option<u64>| side.map_or(DEFAULT_SIDE, |side| side as u32);
-            Ok((side(width), side(height)))
-        }
+        (None | Some("auto"), width, height) => Ok((width, height)),
         (Some(text), None, None) => {
             let sides = text
                 .split_once('x')
                 .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
             let fault = || {
-                ApiError::invalid(
-                    "size",
-                    format!(
-                        "size must be auto or WIDTHxHEIGHT such as 1024x1024, not {}",
-                        quote(text)
-                    ),
-                )
+                let message = format!(
+                    "size must be auto or WIDTHxHEIGHT such as 1024x1024, not {}",
+                    quote(text)
+                );
+                ApiError::invalid("size", message)
             };
-            sides.ok_or_else(fault)
+            sides
+                .map(|(width, height)| (Some(width), Some(height)))
+                .ok_or_else(fault)
         }
     }
 }
 
 fn format(fields: &mut Fields<'_>) -> Result<ImageFormat, ApiError> {
-    let compression = fields.integer("output_compression", 0..=100)?;
+    let compression = fields.integer("output_compression", 0..=100_u8)?;
     let format = fields
         .word("output_format", &["png", "jpeg", "webp"])?
         .unwrap_or("png");
@@ -231,33 +192,41 @@ fn format(fields: &mut Fields<'_>) -> Result<ImageFormat, ApiError> {
         return Err(ApiError::invalid("output_compression", message));
     }
     Ok(match format {
-        "jpeg" => {
-            ImageFormat::Jpeg(compression.map_or(DEFAULT_QUALITY, |value| value.max(1) as u8))
-        }
+        "jpeg" => ImageFormat::Jpeg(compression.map_or(DEFAULT_QUALITY, |value| value.max(1))),
         "webp" => ImageFormat::Webp,
         _ => ImageFormat::Png,
     })
 }
 
 /// diffusers takes a boolean or a number: true is a clamp to the conditional prediction's own norm.
-fn cfg_normalization(fields: &mut Fields<'_>) -> Result<CfgNormalization, ApiError> {
-    let number = match fields.raw("cfg_normalization") {
-        None | Some("false") => return Ok(CfgNormalization::Off),
-        Some("true") => return Ok(CfgNormalization::Clamp(1.0)),
-        Some(raw) => serde_json::from_str(raw)
-            .ok()
-            .filter(|number: &f64| (0.0..=100.0).contains(number))
-            .ok_or_else(|| {
-                let message = format!(
-                    "cfg_normalization must be true, false or a number from 0 to 100, not {}",
-                    cut(raw)
-                );
-                ApiError::invalid("cfg_normalization", message)
-            })?,
+fn cfg_normalization(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+) -> Result<Option<CfgNormalization>, ApiError> {
+    const FIELD: &str = "cfg_normalization";
+    let factor = match fields.raw(FIELD) {
+        None => return Ok(None),
+        Some("false") => 0.0,
+        Some("true") => 1.0,
+        Some(raw) => number_of(
+            FIELD,
+            "true, false or a number",
+            raw,
+            limits.cfg_normalization(),
+        )?,
     };
-    Ok(if number > 0.0 {
-        CfgNormalization::Clamp(number as f32)
-    } else {
-        CfgNormalization::Off
-    })
+    Ok(Some(CfgNormalization::of(factor)))
+}
+
+/// A list of image files.
+fn references<'a>(fields: &mut Fields<'a>) -> Result<Vec<Cow<'a, str>>, ApiError> {
+    const FIELD: &str = "references";
+    let Some(raw) = fields.raw(FIELD) else {
+        return Ok(Vec::new());
+    };
+    let files: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| {
+        ApiError::invalid(FIELD, "references must be a list of image files in base64")
+    })?;
+    let texts = files.into_iter().map(|file| text_of(FIELD, file.get()));
+    texts.collect()
 }

@@ -3,10 +3,10 @@
 use crate::error::ApiError;
 use crate::quote::{cut, quote};
 use axum::http::StatusCode;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 
 /// The known fields that were not taken yet, as they stand in the body. `null` counts as left out, as OpenAI's clients mean
@@ -73,48 +73,26 @@ impl<'a> Fields<'a> {
         found.copied().map(Some).ok_or_else(fault)
     }
 
-    pub(super) fn integer(
+    pub(super) fn integer<T: DeserializeOwned + PartialOrd + Display>(
         &mut self,
         name: &str,
-        range: RangeInclusive<u64>,
-    ) -> Result<Option<u64>, ApiError> {
-        let Some(raw) = self.raw(name) else {
-            return Ok(None);
-        };
-        let fault = || {
-            let (start, end) = range.clone().into_inner();
-            let message = format!(
-                "{name} must be an integer from {start} to {end}, not {}",
-                cut(raw)
-            );
-            ApiError::invalid(name, message)
-        };
-        let value = serde_json::from_str(raw).ok();
-        let value = value.filter(|value| range.contains(value));
-        value.map(Some).ok_or_else(fault)
+        range: RangeInclusive<T>,
+    ) -> Result<Option<T>, ApiError> {
+        let integer = self
+            .raw(name)
+            .map(|raw| within(name, "an integer", raw, range));
+        integer.transpose()
     }
 
     pub(super) fn number(
         &mut self,
         name: &str,
-        range: RangeInclusive<f64>,
+        range: RangeInclusive<f32>,
     ) -> Result<Option<f32>, ApiError> {
-        let Some(raw) = self.raw(name) else {
-            return Ok(None);
-        };
-        let fault = || {
-            let (start, end) = range.clone().into_inner();
-            let message = format!(
-                "{name} must be a number from {start} to {end}, not {}",
-                cut(raw)
-            );
-            ApiError::invalid(name, message)
-        };
-        let value = serde_json::from_str(raw).ok();
-        let value = value
-            .filter(|value| range.contains(value))
-            .ok_or_else(fault)?;
-        Ok(Some(value as f32))
+        let number = self
+            .raw(name)
+            .map(|raw| number_of(name, "a number", raw, range));
+        number.transpose()
     }
 
     /// Refuses a field that is not known.
@@ -141,6 +119,36 @@ pub(super) fn text_of<'a>(name: &str, raw: &'a str) -> Result<Cow<'a, str>, ApiE
     let text: serde_json::Result<String> = serde_json::from_str(raw);
     text.map(Cow::Owned).map_err(|error| {
         let message = format!("{name} is no valid text: {}", cut(&error.to_string()));
+        ApiError::invalid(name, message)
+    })
+}
+
+/// A number, compared in the precision that it was written in.
+pub(super) fn number_of(
+    name: &str,
+    kind: &str,
+    raw: &str,
+    range: RangeInclusive<f32>,
+) -> Result<f32, ApiError> {
+    let (least, most) = range.into_inner();
+    let number = within(name, kind, raw, f64::from(least)..=f64::from(most))?;
+    Ok(number as f32)
+}
+
+/// A value of a range; `kind` says what it is.
+fn within<T: DeserializeOwned + PartialOrd + Display>(
+    name: &str,
+    kind: &str,
+    raw: &str,
+    range: RangeInclusive<T>,
+) -> Result<T, ApiError> {
+    let value = serde_json::from_str(raw).ok();
+    value.filter(|value| range.contains(value)).ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        let message = format!(
+            "{name} must be {kind} from {least} to {most}, not {}",
+            cut(raw)
+        );
         ApiError::invalid(name, message)
     })
 }
@@ -215,7 +223,7 @@ mod tests {
     fn the_last_of_two_fields_counts_and_null_is_none() {
         let mut fields = parse(r#"{"prompt": "a", "n": 1, "prompt": "b", "n": null}"#).unwrap();
         assert_eq!(fields.text("prompt").unwrap().unwrap(), "b");
-        assert_eq!(fields.integer("n", 1..=9).unwrap(), None);
+        assert_eq!(fields.integer("n", 1..=9_u32).unwrap(), None);
         assert!(fields.finish("").is_ok());
     }
 

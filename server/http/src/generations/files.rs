@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::image_file::ImageFile;
 use base64_simd::STANDARD;
 use std::sync::Arc;
+use zimage_core::inputs::Input;
 use zimage_core::pixels::Pixels;
 use zimage_edge::Charge;
 
@@ -46,16 +47,16 @@ impl Memory {
     }
 }
 
-/// The pixels of a field's file, if `fits` has nothing against its width and height.
+/// The pixels of a field's file.
 ///
 /// # Errors
-/// What is wrong with the field, or that there is no memory for it.
+/// What is wrong with the file, or that there is no memory for it.
 pub(super) fn decode(
-    field: &'static str,
     text: &str,
+    input: Input,
     memory: &mut Memory,
-    fits: impl FnOnce(u32, u32) -> Result<(), String>,
 ) -> Result<Arc<Pixels>, ApiError> {
+    let field = input.field;
     let invalid = |problem: String| ApiError::invalid(field, format!("{field} {problem}"));
     let base64 = match text.strip_prefix("data:") {
         Some(url) => url.split_once(";base64,").map_or("", |(_, base64)| base64),
@@ -68,40 +69,22 @@ pub(super) fn decode(
         .map_err(|_| invalid("must be an image file in base64".to_owned()))?;
     let file = ImageFile::read(bytes).map_err(invalid)?;
     let (width, height) = file.size();
-    fits(width, height).map_err(invalid)?;
+    input.check(width, height)?;
     memory.hold(length.saturating_add(file.decoding_bytes()))?;
     let pixels = file.decode().map_err(invalid)?;
     memory.keep(pixels.rgb().len());
     Ok(Arc::new(pixels))
 }
 
-/// The pixels of a file that must have the new image's width and height: nothing is resized here.
-pub(super) fn of_size(
-    field: &'static str,
-    text: &str,
-    size: (u32, u32),
-    memory: &mut Memory,
-) -> Result<Arc<Pixels>, ApiError> {
-    decode(field, text, memory, |width, height| {
-        if (width, height) == size {
-            return Ok(());
-        }
-        let (wanted, high) = size;
-        Err(format!(
-            "has {width}x{height} pixels; the size asked for, {wanted}x{high}, is needed"
-        ))
-    })
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::encode::{ImageFormat, encode};
     use std::net::{IpAddr, Ipv4Addr};
     use zimage_edge::{Budget, BudgetOptions, Metrics};
 
     /// Memory of a process that has so much of it.
-    pub(in super::super) fn memory(bytes: usize) -> Memory {
+    fn memory(bytes: usize) -> Memory {
         let options = BudgetOptions {
             total: bytes,
             client_parts: 1,
@@ -113,13 +96,14 @@ pub(super) mod tests {
     }
 
     /// An image file in base64.
-    pub(in super::super) fn file(width: u32, height: u32, format: ImageFormat) -> String {
+    fn file(width: u32, height: u32, format: ImageFormat) -> String {
         let pixels = Pixels::new(width, height, vec![7; (width * height * 3) as usize]).unwrap();
         STANDARD.encode_to_string(encode(&pixels, format, &[]).unwrap())
     }
 
     fn any(text: &str) -> Result<Arc<Pixels>, ApiError> {
-        decode("image", text, &mut memory(1 << 30), |_, _| Ok(()))
+        let input = Input::within("image", u64::MAX);
+        decode(text, input, &mut memory(1 << 30))
     }
 
     #[test]
@@ -149,12 +133,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_image_of_another_size_is_refused_before_it_has_memory() {
+        let text = file(64, 48, ImageFormat::Png);
+        let mut little = memory(text.len());
+        let refused = decode(&text, Input::of_size("image", (48, 64)), &mut little);
+        let problem = format!("{:?}", refused.unwrap_err());
+        assert!(problem.contains("has 64x48 pixels"), "{problem}");
+    }
+
+    #[test]
     fn only_the_pixels_stay_in_memory_and_without_room_there_are_none() {
         let text = file(64, 64, ImageFormat::Png);
+        let input = Input::of_size("image", (64, 64));
         let mut enough = memory(8 << 20);
-        of_size("image", &text, (64, 64), &mut enough).unwrap();
+        decode(&text, input, &mut enough).unwrap();
         assert_eq!(enough.without_body().bytes(), 64 * 64 * 3);
-        let refused = of_size("image", &text, (64, 64), &mut memory(64 << 10)).unwrap_err();
+        let refused = decode(&text, input, &mut memory(64 << 10)).unwrap_err();
         assert!(format!("{refused:?}").contains("overloaded"), "{refused:?}");
     }
 }

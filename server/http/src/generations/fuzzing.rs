@@ -14,13 +14,15 @@ pub fn body(data: &[u8]) {
         tier: None,
     };
     let limits = Limits::default();
-    let Ok(wish) = parse(data, &identity, &limits, 1) else {
+    let Ok(body) = parse(data, &identity, &limits) else {
         return;
     };
-    assert!((1..=limits.max_images as usize).contains(&wish.requests.len()));
-    for request in &wish.requests {
-        assert_eq!(limits.check(request), Ok(()), "{request:?}");
-    }
+    let defaults = identity.variant.defaults();
+    let Ok(request) = body.parameters.resolve(defaults, &limits, 1) else {
+        return;
+    };
+    assert!(limits.images().contains(&request.noise.count));
+    assert_eq!(limits.check(&request), Ok(()), "{request:?}");
 }
 
 /// An image file, decoded when it has up to a megapixel. Panics when it takes more memory than was announced for it, as far
