@@ -108,19 +108,16 @@ fn make(executor: &mut dyn Executor, request: &ImageRequest) -> Result<Pixels, F
         ExecutorError::InvalidRequest { message, .. } => Failure::Unsupported(message),
         other => Failure::Device(other.to_string()),
     };
-    let begun = executor.begin(request).map_err(fault)?;
-    if begun.truncated {
-        tracing::warn!("the prompt was cut to the 512 tokens that the text encoder reads");
-    }
-    let progress = ProgressBar::new(u64::from(begun.steps)).with_style(style());
-    for _ in 0..begun.steps {
-        executor.step(&[begun.slot]).map_err(fault)?;
-        progress.inc(1);
-    }
+    let progress = ProgressBar::new(0).with_style(style());
+    let pixels = executor.generate(request, &mut |begun, taken| {
+        if taken == 0 && begun.truncated {
+            tracing::warn!("the prompt was cut to the 512 tokens that the text encoder reads");
+        }
+        progress.set_length(u64::from(begun.steps));
+        progress.set_position(u64::from(taken));
+    });
     progress.finish_and_clear();
-    let pixels = executor.decode(begun.slot).map_err(fault)?;
-    executor.release(begun.slot);
-    Ok(pixels)
+    pixels.map_err(fault)
 }
 
 fn style() -> ProgressStyle {

@@ -83,6 +83,28 @@ pub trait Executor: Send {
     /// [`ExecutorError::OutOfMemory`] when decoding does not fit now.
     fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError>;
 
+    /// Makes one image from its prompt to its pixels. `on_step` is told what [`Executor::begin`] found out, and of how many
+    /// steps were taken: of 0 first.
+    ///
+    /// # Errors
+    /// As the calls above; no slot stays taken.
+    fn generate(
+        &mut self,
+        request: &ImageRequest,
+        on_step: &mut dyn FnMut(&Begun, u32),
+    ) -> Result<Pixels, ExecutorError> {
+        let begun = self.begin(request)?;
+        on_step(&begun, 0);
+        let steps = (1..=begun.steps).try_for_each(|taken| {
+            self.step(&[begun.slot])?;
+            on_step(&begun, taken);
+            Ok(())
+        });
+        let pixels = steps.and_then(|()| self.decode(begun.slot));
+        self.release(begun.slot);
+        pixels
+    }
+
     /// Gives the slot back. Unknown slots are ignored, so that releasing twice does no harm.
     fn release(&mut self, slot: Slot);
 }

@@ -3,8 +3,8 @@
 use crate::executor::{Begun, Executor, ExecutorError, Slot};
 use crate::pixels::Pixels;
 use crate::request::ImageRequest;
+use crate::slots::Slots;
 use crate::validate;
-use std::collections::HashMap;
 
 /// A call that a [`FakeExecutor`] is about to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub enum Call {
 /// test wishes. It has no ControlNet.
 pub struct FakeExecutor<F> {
     before: F,
-    next: u32,
-    slots: HashMap<Slot, (ImageRequest, u32)>,
+    /// Each request, and the steps that it has taken.
+    slots: Slots<(ImageRequest, u32)>,
 }
 
 impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> FakeExecutor<F> {
@@ -30,14 +30,8 @@ impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> FakeExecutor<F> {
     pub fn new(before: F) -> Self {
         Self {
             before,
-            next: 0,
-            slots: HashMap::new(),
+            slots: Slots::default(),
         }
-    }
-
-    fn slot(&mut self, slot: Slot) -> Result<&mut (ImageRequest, u32), ExecutorError> {
-        let unknown = || ExecutorError::Failed(format!("no request has slot {}", slot.0));
-        self.slots.get_mut(&slot).ok_or_else(unknown)
     }
 }
 
@@ -45,9 +39,7 @@ impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> Executor for FakeExecut
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         (self.before)(Call::Begin)?;
         validate::refuse_control(request)?;
-        let slot = Slot(self.next);
-        self.next = self.next.wrapping_add(1);
-        self.slots.insert(slot, (request.clone(), 0));
+        let slot = self.slots.add((request.clone(), 0));
         let words = request.prompt.split_whitespace().count();
         Ok(Begun {
             slot,
@@ -60,24 +52,24 @@ impl<F: FnMut(Call) -> Result<(), ExecutorError> + Send> Executor for FakeExecut
     fn step(&mut self, slots: &[Slot]) -> Result<(), ExecutorError> {
         (self.before)(Call::Step(slots.len()))?;
         for slot in slots {
-            self.slot(*slot)?.1 += 1;
+            self.slots.get_mut(*slot)?.1 += 1;
         }
         Ok(())
     }
 
     fn preview(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
-        let (request, steps) = self.slot(slot)?;
+        let (request, steps) = self.slots.get(slot)?;
         draw(request, *steps, request.width / 8, request.height / 8)
     }
 
     fn decode(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
         (self.before)(Call::Decode)?;
-        let (request, steps) = self.slot(slot)?;
+        let (request, steps) = self.slots.get(slot)?;
         draw(request, *steps, request.width, request.height)
     }
 
     fn release(&mut self, slot: Slot) {
-        self.slots.remove(&slot);
+        drop(self.slots.take(slot));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::guidance::Guidance;
 use crate::request::ImageRequest;
-use crate::start_image::first_step;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -67,12 +66,9 @@ pub struct Work {
 impl Work {
     /// Of a request that has not begun.
     pub fn of<I>(request: &ImageRequest<I>) -> Self {
-        let all = request.num_inference_steps;
-        let init = request.init.as_ref().filter(|_| request.control.is_none());
-        let skipped = init.map_or(0, |init| first_step(all, init.strength));
         Self {
             size: (request.width, request.height),
-            steps: all.saturating_sub(skipped),
+            steps: (request.num_inference_steps).saturating_sub(request.skipped_steps()),
             forwards: 1 + u32::from(Guidance::of(request).is_some()),
             begun: false,
         }

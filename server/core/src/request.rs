@@ -3,6 +3,7 @@
 //! `I` is what an image that comes with the request is: pixels, or a file that is not read yet.
 
 use crate::pixels::Pixels;
+use crate::start_image::first_step;
 use std::sync::Arc;
 
 /// Which random numbers the initial noise is made of.
@@ -102,6 +103,20 @@ pub struct ImageRequest<I = Arc<Pixels>> {
     /// What a ControlNet makes the image follow. With it `init` needs a mask and its strength is 1: the ControlNet sees
     /// what is kept, and the whole schedule runs.
     pub control: Option<Control<I>>,
+}
+
+impl<I> ImageRequest<I> {
+    /// The image that the schedule starts from. With a ControlNet none: it sees what is kept of the image.
+    pub fn start_image(&self) -> Option<&InitImage<I>> {
+        self.init.as_ref().filter(|_| self.control.is_none())
+    }
+
+    /// Steps at the beginning of the schedule that do not run.
+    pub fn skipped_steps(&self) -> u32 {
+        let steps = self.num_inference_steps;
+        let start = self.start_image();
+        start.map_or(0, |init| first_step(steps, init.strength))
+    }
 }
 
 impl ImageRequest {

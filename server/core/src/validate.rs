@@ -3,24 +3,64 @@
 use crate::executor::ExecutorError;
 use crate::limits::{InvalidRequest, Limits, SIDE_MULTIPLE};
 use crate::request::{ImageRequest, InitImage};
+use crate::rotary::SEQUENCE_MULTIPLE;
 use crate::start_image::first_step;
 
 /// More steps than any use; each costs a forward.
 const MAX_STEPS: u32 = 1000;
 
-/// Checks a request against a model that knows `rows` x `columns` patches at most.
+/// What a model has positions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Tokens of a caption, which is padded to a multiple of [`SEQUENCE_MULTIPLE`].
+    pub caption: usize,
+    /// Rows of patches.
+    pub rows: usize,
+    /// Columns of patches.
+    pub columns: usize,
+}
+
+impl ModelLimits {
+    /// Of the positions that the rotary embedding's axes have. The image has a frame of its own after the caption.
+    pub fn of_axes(lens: &[usize]) -> Self {
+        let frames = lens[0].saturating_sub(2);
+        Self {
+            caption: frames / SEQUENCE_MULTIPLE * SEQUENCE_MULTIPLE,
+            rows: lens[1],
+            columns: lens[2],
+        }
+    }
+
+    /// Checks how many tokens the prompt of a field has.
+    ///
+    /// # Errors
+    /// Names the field, and says how many the model computes.
+    pub fn check_prompt(&self, field: &'static str, tokens: usize) -> Result<(), InvalidRequest> {
+        let message = match tokens {
+            0 => "the chat template made no text of the prompt".to_owned(),
+            _ if tokens > self.caption => format!(
+                "{field} has {tokens} tokens; this model computes at most {}",
+                self.caption
+            ),
+            _ => return Ok(()),
+        };
+        Err(InvalidRequest::new(field, message))
+    }
+}
+
+/// Checks a request against what a model can compute.
 ///
 /// # Errors
 /// [`ExecutorError::InvalidRequest`] for the first field at fault.
-pub fn check(request: &ImageRequest, rows: usize, columns: usize) -> Result<(), ExecutorError> {
+pub fn check(request: &ImageRequest, model: &ModelLimits) -> Result<(), ExecutorError> {
     let pixels = |patches: usize| {
         let patches = u32::try_from(patches).unwrap_or(u32::MAX);
         patches.saturating_mul(SIDE_MULTIPLE)
     };
     let limits = Limits {
         min_side: SIDE_MULTIPLE,
-        max_width: pixels(columns),
-        max_height: pixels(rows),
+        max_width: pixels(model.columns),
+        max_height: pixels(model.rows),
         max_pixels: u64::MAX,
         max_steps: MAX_STEPS,
         ..Limits::default()
@@ -99,14 +139,31 @@ mod tests {
         ImageRequest::plain("", (width, height))
     }
 
+    const MODEL: ModelLimits = ModelLimits {
+        caption: 1536,
+        rows: 512,
+        columns: 512,
+    };
+
+    #[test]
+    fn a_prompt_has_as_many_tokens_as_the_caption_when_it_is_padded() {
+        let limits = ModelLimits::of_axes(&[100, 7, 8]);
+        assert_eq!((limits.caption, limits.rows, limits.columns), (96, 7, 8));
+        assert_eq!(limits.check_prompt("prompt", 96), Ok(()));
+        let refused = limits.check_prompt("negative_prompt", 97).unwrap_err();
+        assert_eq!(refused.field, "negative_prompt");
+        assert!(refused.message.ends_with("at most 96"), "{refused}");
+        assert!(limits.check_prompt("prompt", 0).is_err());
+    }
+
     fn message(request: &ImageRequest) -> String {
-        check(request, 512, 512).unwrap_err().to_string()
+        check(request, &MODEL).unwrap_err().to_string()
     }
 
     #[test]
     fn sizes_that_are_multiples_of_16_are_valid() {
         for (width, height) in [(16, 16), (1024, 720), (8192, 16)] {
-            assert_eq!(check(&request(width, height), 512, 512), Ok(()));
+            assert_eq!(check(&request(width, height), &MODEL), Ok(()));
         }
     }
 
@@ -203,7 +260,7 @@ mod tests {
             assert!(message(&followed).contains(expected), "{expected}");
         }
         followed.init = init(1.0, true);
-        assert_eq!(check(&followed, 512, 512), Ok(()));
+        assert_eq!(check(&followed, &MODEL), Ok(()));
         let refused = refuse_control(&followed).unwrap_err().to_string();
         assert!(
             refused.contains("with --device cpu and --controlnet"),

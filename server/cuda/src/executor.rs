@@ -26,7 +26,7 @@ use plans::Plans;
 pub use plans::eager_forwards;
 use several::Loaded;
 use spare::Spare;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::Projection;
 use zimage_core::request::ImageRequest;
+use zimage_core::slots::Slots;
 
 /// Tokens of the longest prompt that is prepared before the first request. Few are longer, and these take seconds.
 const LONGEST_WARM: usize = 256;
@@ -60,7 +61,7 @@ pub struct CudaOptions {
 ///
 /// Fields go in this order: graphs and memory before the GPU that they belong to.
 pub struct CudaExecutor {
-    states: BTreeMap<Slot, State>,
+    states: Slots<State>,
     plans: Plans,
     captions: Captions,
     spare: Spare<Memory>,
@@ -76,7 +77,6 @@ pub struct CudaExecutor {
     projection: Option<Projection>,
     prompts: Arc<PromptEncoder>,
     scheduler: SchedulerConfig,
-    next_slot: u32,
     compute: Compute,
 }
 
@@ -115,7 +115,7 @@ impl CudaExecutor {
         let gpu = &compute.gpu;
         let began = Instant::now();
         let mut executor = Self {
-            states: BTreeMap::new(),
+            states: Slots::default(),
             plans: Plans::default(),
             captions: Captions::default(),
             spare: Spare::default(),
@@ -134,7 +134,6 @@ impl CudaExecutor {
             projection: None,
             prompts: checkpoint.prompt_encoder(),
             scheduler: checkpoint.scheduler().clone(),
-            next_slot: 0,
             compute,
         };
         tracing::info!(
@@ -164,7 +163,7 @@ impl CudaExecutor {
     /// # Errors
     /// When the slot is not taken, or earlier work failed.
     pub fn latents(&self, slot: Slot) -> Result<Vec<f32>, ExecutorError> {
-        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
+        let state = self.states.get(slot)?;
         let count = state.patches.numbers();
         Ok(self.gpu().download(state.latents.region(), count)?)
     }
@@ -178,7 +177,7 @@ impl CudaExecutor {
     }
 
     fn warm_up(&mut self, of_sizes: &[(u32, u32)]) -> Result<(), LoadError> {
-        let longest = self.transformer.limits()[0] / 32 * 32;
+        let longest = self.transformer.limits().caption;
         let captions = CAPTIONS.map(|tokens| tokens.min(longest));
         let mut needs = 0;
         for &(height, width) in of_sizes {
@@ -294,10 +293,6 @@ impl CudaExecutor {
     }
 }
 
-fn not_taken(slot: Slot) -> ExecutorError {
-    ExecutorError::Failed(format!("slot {} is not taken", slot.0))
-}
-
 impl Executor for CudaExecutor {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
         let begun = self.on_gpu(|executor| executor.begin_checked(request));
@@ -320,7 +315,7 @@ impl Executor for CudaExecutor {
     }
 
     fn release(&mut self, slot: Slot) {
-        let Some(state) = self.states.remove(&slot) else {
+        let Ok(state) = self.states.take(slot) else {
             return;
         };
         self.spare(state.latents);

@@ -12,19 +12,19 @@ use crate::transformer::{Caption, Control, ControlNet, Transformer};
 use crate::vae::{Decoder, Encoder, from_pixels, to_pixels};
 use candle_core::{Device, Tensor};
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use zimage_checkpoint::config::SchedulerConfig;
 use zimage_checkpoint::{Checkpoint, CheckpointError, EncodedPrompt, PromptEncoder};
 use zimage_core::executor::{Begun, Executor, ExecutorError, Slot};
 use zimage_core::guidance::Guidance;
-use zimage_core::noise::Generator;
 use zimage_core::omni::{self, Sequence};
+use zimage_core::pipeline::{Denoising, Draws};
 use zimage_core::pixels::Pixels;
 use zimage_core::preview::Projection;
 use zimage_core::request::ImageRequest;
 use zimage_core::schedule::NoiseSchedule;
-use zimage_core::start_image::{first_step, latent_mask};
+use zimage_core::slots::Slots;
+use zimage_core::start_image::latent_mask;
 use zimage_core::validate;
 
 /// Z-Image on the CPU in float32, as diffusers computes it.
@@ -41,18 +41,17 @@ pub struct CandleExecutor {
     scheduler: SchedulerConfig,
     /// Measured at the first preview.
     projection: OnceCell<Projection>,
-    states: BTreeMap<Slot, State>,
-    next_slot: u32,
+    states: Slots<State>,
 }
 
 /// A request between two steps.
 pub(crate) struct State {
     /// (channels, height / 8, width / 8)
     pub(crate) latents: Tensor,
-    schedule: NoiseSchedule,
-    step: usize,
+    denoising: Denoising,
     caption: Caption,
-    guidance: Option<(Guidance, Caption)>,
+    /// The negative prompt's, with guidance.
+    negative: Option<Caption>,
     start: Option<StartImage>,
     control: Option<Control>,
 }
@@ -73,8 +72,7 @@ impl CandleExecutor {
             control_net: None,
             scheduler: checkpoint.scheduler().clone(),
             projection: OnceCell::new(),
-            states: BTreeMap::new(),
-            next_slot: 0,
+            states: Slots::default(),
         })
     }
 
@@ -93,18 +91,9 @@ impl CandleExecutor {
                 .map_err(failed);
         }
         let encoded = self.prompts.encode(prompt).map_err(failed)?;
-        let (length, [longest, ..]) = (encoded.ids.len(), self.transformer.limits());
-        let message = match length {
-            0 => "the chat template made no text of the prompt".to_owned(),
-            _ if length.next_multiple_of(32) > longest => {
-                format!(
-                    "{field} has {length} tokens; this model computes at most {}",
-                    longest / 32 * 32
-                )
-            }
-            _ => return Ok(vec![encoded]),
-        };
-        Err(ExecutorError::InvalidRequest { field, message })
+        let limits = self.transformer.limits();
+        limits.check_prompt(field, encoded.ids.len())?;
+        Ok(vec![encoded])
     }
 
     fn start(
@@ -114,50 +103,35 @@ impl CandleExecutor {
         negative: Option<Caption>,
     ) -> candle_core::Result<State> {
         let (height, width) = (request.height as usize / 8, request.width as usize / 8);
+        let shape = (self.transformer.channels(), height, width);
+        let draws = Draws::of(request, shape.0 * height * width);
+        let noise = Tensor::from_vec(draws.noise, shape, &Device::Cpu)?;
         let schedule = NoiseSchedule::new(
             self.scheduler.shift,
             self.scheduler.num_train_timesteps,
             request.num_inference_steps,
         );
-
-        let shape = (self.transformer.channels(), height, width);
-        let count = shape.0 * height * width;
-        let mut generator = Generator::new(request.noise.seed);
-        // A ControlNet sees the image that is kept; nothing starts from it.
-        let init = request.init.as_ref().filter(|_| request.control.is_none());
-        // diffusers encodes the image with the same generator, before it draws the noise.
-        let image = init.map(|init| {
-            self.encoder
-                .forward(&from_pixels(&init.pixels)?, generator.randn(count))
-        });
-        let image = image.transpose()?;
-        let noise = Tensor::from_vec(
-            generator.image_noise(request.noise, count),
-            shape,
-            &Device::Cpu,
-        )?;
-        let (step, latents, start) = match (init, image) {
-            (Some(init), Some(latents)) => {
+        let denoising = Denoising::of(request, schedule);
+        let (latents, start) = match request.start_image() {
+            Some(init) => {
+                let image = from_pixels(&init.pixels)?;
                 let mask = init.mask.as_deref().map(|mask| {
                     Tensor::from_vec(latent_mask(mask), (1, height, width), &Device::Cpu)
                 });
-                let mask = mask.transpose()?;
                 let start = StartImage {
-                    latents,
+                    latents: self.encoder.forward(&image, draws.encode)?,
                     noise,
-                    mask,
+                    mask: mask.transpose()?,
                 };
-                let step = first_step(request.num_inference_steps, init.strength) as usize;
-                (step, start.noisy(&schedule, step)?, Some(start))
+                (start.noisy(denoising.sigma())?, Some(start))
             }
-            _ => (0, noise, None),
+            None => (noise, None),
         };
         Ok(State {
             latents,
-            schedule,
-            step,
+            denoising,
             caption: prompt,
-            guidance: Guidance::of(request).zip(negative),
+            negative,
             start,
             control: self.control(request)?,
         })
@@ -220,40 +194,43 @@ impl CandleExecutor {
     }
 
     pub(crate) fn state(&self, slot: Slot) -> Result<&State, ExecutorError> {
-        self.states
-            .get(&slot)
-            .ok_or_else(|| ExecutorError::Failed(format!("slot {} is not taken", slot.0)))
+        self.states.get(slot)
     }
 }
 
 impl State {
     /// What the control image adds behind layers at the next step, in their order.
     pub(crate) fn hints(&self, transformer: &Transformer) -> candle_core::Result<Vec<Tensor>> {
-        let time = self.schedule.time(self.step);
+        let time = self.denoising.time();
         let control = self.control.as_ref();
         control.map_or(Ok(Vec::new()), |control| {
             transformer.hints(&self.latents, time, &self.caption, control)
         })
     }
 
+    /// Takes the next step.
+    fn advance(&mut self, transformer: &Transformer) -> candle_core::Result<()> {
+        let latents = self.next(transformer)?;
+        self.denoising.advance();
+        self.latents = match &self.start {
+            Some(start) => start.keep(latents, self.denoising.sigma())?,
+            None => latents,
+        };
+        Ok(())
+    }
+
     /// The latents after the next step.
     fn next(&self, transformer: &Transformer) -> candle_core::Result<Tensor> {
-        let time = self.schedule.time(self.step);
+        let time = self.denoising.time();
         let predict = |caption: &Caption| {
             transformer.forward(&self.latents, time, caption, self.control.as_ref())
         };
         let mut prediction = predict(&self.caption)?;
-        if let Some((guidance, negative)) = &self.guidance
-            && guidance.applies_at(time)
-        {
+        if let Some((guidance, negative)) = self.denoising.guidance().zip(self.negative.as_ref()) {
             prediction = guidance::join(guidance, &prediction, &predict(negative)?)?;
         }
         // The model predicts from noise to image, the schedule counts from image to noise.
-        let latents = (&self.latents - (prediction * f64::from(self.schedule.delta(self.step)))?)?;
-        match &self.start {
-            Some(start) => start.keep(latents, &self.schedule, self.step + 1),
-            None => Ok(latents),
-        }
+        &self.latents - (prediction * f64::from(self.denoising.delta()))?
     }
 }
 
@@ -268,8 +245,7 @@ pub(crate) fn failed(error: candle_core::Error) -> ExecutorError {
 
 impl Executor for CandleExecutor {
     fn begin(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
-        let [_, rows, columns] = self.transformer.limits();
-        validate::check(request, rows, columns)?;
+        validate::check(request, &self.transformer.limits())?;
         control::check(request, self.control_net.as_deref())?;
         let references = self.references(request)?;
         let prompt = self.encode("prompt", &request.prompt, references.len())?;
@@ -283,14 +259,9 @@ impl Executor for CandleExecutor {
         };
         let caption = self.caption(request, &prompt, &references)?;
         let state = self.start(request, caption, negative).map_err(failed)?;
-        let steps = (state.schedule.steps() - state.step) as u32;
-        let slot = Slot(self.next_slot);
-        // Wraps after four thousand million requests, when the first are long released.
-        self.next_slot = self.next_slot.wrapping_add(1);
-        self.states.insert(slot, state);
         Ok(Begun {
-            slot,
-            steps,
+            steps: state.denoising.left(),
+            slot: self.states.add(state),
             prompt_tokens: prompt.iter().map(|part| part.ids.len() as u32).sum(),
             truncated: prompt.iter().any(|part| part.truncated),
         })
@@ -298,18 +269,9 @@ impl Executor for CandleExecutor {
 
     fn step(&mut self, slots: &[Slot]) -> Result<(), ExecutorError> {
         for &slot in slots {
-            let state = self.state(slot)?;
-            if state.step >= state.schedule.steps() {
-                return Err(ExecutorError::Failed(format!(
-                    "slot {} has no step left",
-                    slot.0
-                )));
-            }
-            let latents = state.next(&self.transformer).map_err(failed)?;
-            if let Some(state) = self.states.get_mut(&slot) {
-                state.latents = latents;
-                state.step += 1;
-            }
+            let state = self.states.get_mut(slot)?;
+            state.denoising.check(slot)?;
+            state.advance(&self.transformer).map_err(failed)?;
         }
         Ok(())
     }
@@ -334,6 +296,6 @@ impl Executor for CandleExecutor {
     }
 
     fn release(&mut self, slot: Slot) {
-        self.states.remove(&slot);
+        drop(self.states.take(slot));
     }
 }

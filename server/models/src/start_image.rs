@@ -1,7 +1,6 @@
 //! Image-to-image and inpainting: what diffusers' `ZImageImg2ImgPipeline` and `ZImageInpaintPipeline` add.
 
 use candle_core::{Result, Tensor};
-use zimage_core::schedule::NoiseSchedule;
 
 /// An image's latents and the noise that hides them.
 pub(crate) struct StartImage {
@@ -14,23 +13,17 @@ pub(crate) struct StartImage {
 }
 
 impl StartImage {
-    /// The latents with the noise that they have at a step.
-    pub(crate) fn noisy(&self, schedule: &NoiseSchedule, step: usize) -> Result<Tensor> {
-        let sigma = f64::from(schedule.sigma(step));
-        (&self.noise * sigma)? + (&self.latents * f64::from(1.0 - schedule.sigma(step)))?
+    /// The latents with the noise that they have at a sigma.
+    pub(crate) fn noisy(&self, sigma: f32) -> Result<Tensor> {
+        (&self.noise * f64::from(sigma))? + (&self.latents * f64::from(1.0 - sigma))?
     }
 
-    /// Puts back what is kept, with the noise that it has before `step`.
-    pub(crate) fn keep(
-        &self,
-        latents: Tensor,
-        schedule: &NoiseSchedule,
-        step: usize,
-    ) -> Result<Tensor> {
+    /// Puts back what is kept, with the noise that it has at a sigma.
+    pub(crate) fn keep(&self, latents: Tensor, sigma: f32) -> Result<Tensor> {
         let Some(mask) = &self.mask else {
             return Ok(latents);
         };
-        let kept = (1.0 - mask)?.broadcast_mul(&self.noisy(schedule, step)?)?;
+        let kept = (1.0 - mask)?.broadcast_mul(&self.noisy(sigma)?)?;
         kept + mask.broadcast_mul(&latents)?
     }
 }

@@ -17,6 +17,7 @@ use omni::{Conditions, Omni};
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_checkpoint::{Checkpoint, Component};
 use zimage_core::rotary::{self, Position, SEQUENCE_MULTIPLE, TIME_FREQUENCIES};
+use zimage_core::validate::ModelLimits;
 
 /// Width of the first layer of the time's embedding.
 const TIME_HIDDEN: usize = 1024;
@@ -122,10 +123,9 @@ impl Transformer {
         &self.config.axes_lens
     }
 
-    /// The longest padded caption whose image still has a frame of its own, and the most rows and columns of patches.
-    pub(crate) fn limits(&self) -> [usize; 3] {
-        let lens = &self.config.axes_lens;
-        [lens[0].saturating_sub(2), lens[1], lens[2]]
+    /// What the model has positions for.
+    pub(crate) fn limits(&self) -> ModelLimits {
+        ModelLimits::of_axes(&self.config.axes_lens)
     }
 
     /// The model's prediction for latents (channels, height, width) at a time from 0 (noise) to 1.

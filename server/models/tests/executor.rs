@@ -37,13 +37,7 @@ fn request(prompt: &str, seed: u64) -> ImageRequest {
 }
 
 fn image(executor: &mut CandleExecutor, request: &ImageRequest) -> Pixels {
-    let begun = executor.begin(request).unwrap();
-    for _ in 0..begun.steps {
-        executor.step(&[begun.slot]).unwrap();
-    }
-    let pixels = executor.decode(begun.slot).unwrap();
-    executor.release(begun.slot);
-    pixels
+    executor.generate(request, &mut |_, _| ()).unwrap()
 }
 
 #[test]

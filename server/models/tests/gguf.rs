@@ -113,11 +113,7 @@ fn image(checkpoint: &Checkpoint) -> Pixels {
         control: None,
         init: None,
     };
-    let begun = executor.begin(&request).unwrap();
-    for _ in 0..begun.steps {
-        executor.step(&[begun.slot]).unwrap();
-    }
-    executor.decode(begun.slot).unwrap()
+    executor.generate(&request, &mut |_, _| ()).unwrap()
 }
 
 #[test]

@@ -83,13 +83,7 @@ pub(crate) fn checkpoint(folder: &Path, shape: Shape) -> Result<Checkpoint, Fail
 }
 
 pub(crate) fn make(executor: &mut dyn Executor, request: &ImageRequest) -> Result<Pixels, Failed> {
-    let begun = executor.begin(request)?;
-    for _ in 0..begun.steps {
-        executor.step(&[begun.slot])?;
-    }
-    let pixels = executor.decode(begun.slot)?;
-    executor.release(begun.slot);
-    Ok(pixels)
+    Ok(executor.generate(request, &mut |_, _| ())?)
 }
 
 fn levels(pixels: &Pixels) -> Vec<f32> {

@@ -9,10 +9,10 @@ use crate::transformer::Modulations;
 use std::sync::Arc;
 use std::thread;
 use zimage_checkpoint::EncodedPrompt;
-use zimage_core::executor::{Begun, ExecutorError, Slot};
+use zimage_core::executor::{Begun, ExecutorError};
 use zimage_core::guidance::Guidance;
-use zimage_core::noise::Generator;
 use zimage_core::omni;
+use zimage_core::pipeline::{Denoising, Draws};
 use zimage_core::pixels::Pixels;
 use zimage_core::request::ImageRequest;
 use zimage_core::schedule::NoiseSchedule;
@@ -21,32 +21,13 @@ use zimage_core::validate;
 /// Schedules whose modulations are kept.
 const SCHEDULES: usize = 4;
 
-/// The random numbers of a request.
-struct Numbers {
-    /// diffusers encodes a start image with the same generator, before it draws the noise. Empty without one.
-    of_image: Vec<f32>,
-    noise: Vec<f32>,
-}
-
-impl Numbers {
-    fn draw(request: &ImageRequest, count: usize) -> Self {
-        let mut generator = Generator::new(request.noise.seed);
-        Self {
-            of_image: generator.randn(if request.init.is_some() { count } else { 0 }),
-            noise: generator.image_noise(request.noise, count),
-        }
-    }
-}
-
 impl CudaExecutor {
     pub(super) fn begin_checked(&mut self, request: &ImageRequest) -> Result<Begun, ExecutorError> {
-        let [_, rows, columns] = self.transformer.limits();
-        validate::check(request, rows, columns)?;
+        validate::check(request, &self.transformer.limits())?;
         omni::check(request, false)?;
         validate::refuse_control(request)?;
         let prompt = self.encode("prompt", &request.prompt)?;
-        let guidance = Guidance::of(request);
-        let negative = match guidance {
+        let negative = match Guidance::of(request) {
             Some(_) => Some(
                 self.encode("negative_prompt", &request.negative_prompt)?
                     .ids,
@@ -57,19 +38,13 @@ impl CudaExecutor {
         let size = (request.height, request.width);
         let longest = prompt.ids.len().max(negative.as_ref().map_or(0, Vec::len));
         self.arena.require(self.gpu(), self.needs(size, longest)?)?;
-        let negative = guidance.zip(negative.as_deref());
-        let state = self.start(request, &prompt.ids, negative)?;
+        let state = self.start(request, &prompt.ids, negative.as_deref())?;
         self.plan(&state)?;
         // Last, because decoding makes do with the memory that the request's own has left.
         self.scratch(self.needs(size, longest)?)?;
-        let steps = (state.schedule.steps() - state.step) as u32;
-        let slot = Slot(self.next_slot);
-        // Wraps after four thousand million requests, when the first are long released.
-        self.next_slot = self.next_slot.wrapping_add(1);
-        self.states.insert(slot, state);
         Ok(Begun {
-            slot,
-            steps,
+            steps: state.denoising.left(),
+            slot: self.states.add(state),
             prompt_tokens: prompt.ids.len() as u32,
             truncated: prompt.truncated,
         })
@@ -92,18 +67,9 @@ impl CudaExecutor {
             .prompts
             .encode(prompt)
             .map_err(|error| ExecutorError::Failed(error.to_string()))?;
-        let (length, [longest, ..]) = (encoded.ids.len(), self.transformer.limits());
-        let message = match length {
-            0 => "the chat template made no text of the prompt".to_owned(),
-            _ if length.next_multiple_of(32) > longest => {
-                format!(
-                    "{field} has {length} tokens; this model computes at most {}",
-                    longest / 32 * 32
-                )
-            }
-            _ => return Ok(encoded),
-        };
-        Err(ExecutorError::InvalidRequest { field, message })
+        let limits = self.transformer.limits();
+        limits.check_prompt(field, encoded.ids.len())?;
+        Ok(encoded)
     }
 
     /// The modulations of a schedule, which requests of as many steps share.
@@ -125,23 +91,22 @@ impl CudaExecutor {
         &mut self,
         request: &ImageRequest,
         prompt: &[u32],
-        negative: Option<(Guidance, &[u32])>,
+        negative: Option<&[u32]>,
     ) -> Result<State, GpuError> {
         let (rows, columns) = (request.height as usize / 16, request.width as usize / 16);
         let patches = self.transformer.patches(rows, columns);
         let count = patches.numbers();
         // The prompt goes through the GPU while the host draws the noise.
-        let (captions, numbers) = thread::scope(|scope| {
-            let drawing = scope.spawn(|| Numbers::draw(request, count));
-            let captions = self.captions_of(prompt, negative.map(|(_, ids)| ids));
+        let (captions, draws) = thread::scope(|scope| {
+            let drawing = scope.spawn(|| Draws::of(request, count));
+            let captions = self.captions_of(prompt, negative);
             (captions, drawing.join())
         });
         let (caption, negative_caption) = captions?;
-        let numbers =
-            numbers.map_err(|_| GpuError::library("drawing the noise", "the thread panicked"))?;
-        let guided = match negative.zip(negative_caption) {
-            Some(((guidance, _), negative)) => Some(Guided {
-                guidance,
+        let draws =
+            draws.map_err(|_| GpuError::library("drawing the noise", "the thread panicked"))?;
+        let guided = match negative_caption {
+            Some(negative) => Some(Guided {
                 negative,
                 positive: self.memory(count * F32)?,
             }),
@@ -153,33 +118,34 @@ impl CudaExecutor {
             request.num_inference_steps,
         );
         let modulations = self.modulations(&schedule)?;
-        let image = match &request.init {
-            Some(init) => Some(self.encode_image(&init.pixels, &numbers.of_image)?),
+        let denoising = Denoising::of(request, schedule);
+        let init = request.start_image();
+        let image = match init {
+            Some(init) => Some(self.encode_image(&init.pixels, &draws.encode)?),
             None => None,
         };
-        let noise = numbers.noise;
+        let noise = draws.noise;
         let latents = self.memory(count * F32)?;
         let gpu = &self.compute.gpu;
-        let (step, start) = match request.init.as_ref().zip(image) {
+        let start = match init.zip(image) {
             Some((init, image)) => {
                 let image = Image {
                     latents: image,
                     noise,
                     mask: init.mask.as_deref(),
                 };
-                image.begin(gpu, request, &schedule, latents.region())?
+                image.begin(gpu, denoising.sigma(), latents.region())?
             }
             None => {
                 gpu.upload(latents.region(), &noise)?;
-                (0, None)
+                None
             }
         };
         Ok(State {
             latents,
             patches,
-            schedule,
+            denoising,
             modulations,
-            step,
             caption,
             guided,
             start,

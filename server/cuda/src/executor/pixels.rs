@@ -1,6 +1,6 @@
 //! From latents to pixels in host memory.
 
-use super::{CudaExecutor, not_taken};
+use super::CudaExecutor;
 use crate::error::GpuError;
 use crate::memory::{Layout, Region};
 use crate::ops::F32;
@@ -26,7 +26,7 @@ impl CudaExecutor {
     }
 
     pub(super) fn image_of(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
-        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
+        let state = self.states.get(slot)?;
         let latents = state.latents.region();
         let size = (2 * state.patches.rows, 2 * state.patches.columns);
         let pixels = self.decode_pixels(latents, size)?;
@@ -46,7 +46,7 @@ impl CudaExecutor {
 
     pub(super) fn preview_of(&mut self, slot: Slot) -> Result<Pixels, ExecutorError> {
         let latents = self.latents(slot)?;
-        let state = self.states.get(&slot).ok_or_else(|| not_taken(slot))?;
+        let state = self.states.get(slot)?;
         let (rows, columns) = (state.patches.rows, state.patches.columns);
         let projection = match self.projection.take() {
             Some(projection) => projection,

@@ -6,9 +6,7 @@ use crate::memory::{Memory, Region};
 use crate::ops::F32;
 use crate::ops::sampler::{Kept, Patches, keep};
 use zimage_core::pixels::Pixels;
-use zimage_core::request::ImageRequest;
-use zimage_core::schedule::NoiseSchedule;
-use zimage_core::start_image::{first_step, latent_mask};
+use zimage_core::start_image::latent_mask;
 
 /// An image's latents and the noise that hides them, on the host.
 pub(super) struct Image<'a> {
@@ -25,24 +23,20 @@ pub(super) struct StartImage {
 }
 
 impl Image<'_> {
-    /// Writes the first latents. Gives the first step that runs, and what later ones keep.
+    /// Writes the first latents, with the noise that they have at a sigma. Gives what steps keep.
     pub(super) fn begin(
         self,
         gpu: &Gpu,
-        request: &ImageRequest,
-        schedule: &NoiseSchedule,
+        sigma: f32,
         latents: Region,
-    ) -> Result<(usize, Option<StartImage>), GpuError> {
-        let strength = request.init.as_ref().map_or(1.0, |init| init.strength);
-        let step = first_step(request.num_inference_steps, strength) as usize;
-        let sigma = schedule.sigma(step);
+    ) -> Result<Option<StartImage>, GpuError> {
         let pairs = self.latents.iter().zip(&self.noise);
         let noisy: Vec<f32> = pairs
             .map(|(latent, noise)| noise * sigma + latent * (1.0 - sigma))
             .collect();
         gpu.upload(latents, &noisy)?;
         let Some(mask) = self.mask else {
-            return Ok((step, None));
+            return Ok(None);
         };
         let upload = |values: &[f32]| -> Result<Memory, GpuError> {
             let memory = gpu.allocate(values.len() * F32)?;
@@ -54,7 +48,7 @@ impl Image<'_> {
             noise: upload(&self.noise)?,
             mask: upload(&latent_mask(mask))?,
         };
-        Ok((step, Some(start)))
+        Ok(Some(start))
     }
 }
 

@@ -1,8 +1,8 @@
 //! A request between two steps, and the step.
 
+use super::CudaExecutor;
 use super::captions::Caption;
 use super::start_image::StartImage;
-use super::{CudaExecutor, not_taken};
 use crate::error::GpuError;
 use crate::memory::{Memory, Region};
 use crate::ops::F32;
@@ -10,8 +10,7 @@ use crate::ops::sampler::{Patches, euler_step, guide};
 use crate::transformer::{Modulations, Sizes};
 use std::sync::Arc;
 use zimage_core::executor::{ExecutorError, Slot};
-use zimage_core::guidance::Guidance;
-use zimage_core::schedule::NoiseSchedule;
+use zimage_core::pipeline::Denoising;
 
 /// Steps that are on the stream before the host waits for the first of them: the GPU never waits for the host, and the
 /// host is never far ahead of what it reports.
@@ -21,9 +20,8 @@ const IN_FLIGHT: usize = 2;
 pub(super) struct State {
     pub(super) latents: Memory,
     pub(super) patches: Patches,
-    pub(super) schedule: NoiseSchedule,
+    pub(super) denoising: Denoising,
     pub(super) modulations: Arc<Modulations>,
-    pub(super) step: usize,
     pub(super) caption: Arc<Caption>,
     pub(super) guided: Option<Guided>,
     pub(super) start: Option<StartImage>,
@@ -31,7 +29,6 @@ pub(super) struct State {
 
 /// What guidance adds to a request.
 pub(super) struct Guided {
-    pub(super) guidance: Guidance,
     pub(super) negative: Arc<Caption>,
     /// The prediction for the prompt, while that for the negative prompt is computed.
     pub(super) positive: Memory,
@@ -50,44 +47,32 @@ impl State {
 
 impl CudaExecutor {
     pub(super) fn take_step(&mut self, slot: Slot) -> Result<(), ExecutorError> {
-        let mut state = self.states.remove(&slot).ok_or_else(|| not_taken(slot))?;
-        if state.step >= state.schedule.steps() {
-            let message = format!("slot {} has no step left", slot.0);
-            return Err(ExecutorError::Failed(message));
-        }
-        self.advance(&mut state)?;
-        self.states.insert(slot, state);
-        Ok(())
+        self.states.get(slot)?.denoising.check(slot)?;
+        let mut state = self.states.take(slot)?;
+        let taken = self.advance(&mut state);
+        // After a failure too: its memory is given back when the slot is released.
+        self.states.put_back(slot, state);
+        Ok(taken?)
     }
 
     fn advance(&mut self, state: &mut State) -> Result<(), GpuError> {
-        let (time, count) = (state.schedule.time(state.step), state.patches.numbers());
+        let count = state.patches.numbers();
         let latents = state.latents.region();
-        let guided = state
-            .guided
-            .as_ref()
-            .filter(|guided| guided.guidance.applies_at(time));
+        let guidance = state.denoising.guidance();
         let mut prediction = self.predict(state, &state.caption)?;
-        if let Some(guided) = guided {
+        if let Some((guidance, guided)) = guidance.zip(state.guided.as_ref()) {
             let positive = guided.positive.region();
             self.compute.gpu.copy(positive, prediction, count * F32)?;
             let negative = self.predict(state, &guided.negative)?;
-            let guidance = &guided.guidance;
             let factors = (guidance.scale as f32, guidance.normalization.factor());
             guide(&self.compute.gpu, positive, negative, factors, count)?;
             prediction = positive;
         }
         let gpu = &self.compute.gpu;
-        euler_step(
-            gpu,
-            latents,
-            prediction,
-            state.schedule.delta(state.step),
-            count,
-        )?;
-        state.step += 1;
+        euler_step(gpu, latents, prediction, state.denoising.delta(), count)?;
+        state.denoising.advance();
         if let Some(start) = &state.start {
-            let sigma = state.schedule.sigma(state.step);
+            let sigma = state.denoising.sigma();
             start.keep(gpu, state.patches, latents, sigma)?;
         }
         self.wait_for_earlier_steps()
@@ -108,7 +93,9 @@ impl CudaExecutor {
             state.patches.numbers() * F32,
         )?;
         gpu.copy(work.caption, caption.region(), caption.region().bytes())?;
-        state.modulations.select(gpu, state.step, work)?;
+        state
+            .modulations
+            .select(gpu, state.denoising.next(), work)?;
         plan.run(&self.compute, &self.transformer)?;
         Ok(plan.work().prediction)
     }

@@ -12,6 +12,7 @@ use crate::weights::{Loader, Source};
 use zimage_checkpoint::Component;
 use zimage_checkpoint::config::TransformerConfig;
 use zimage_core::rotary::TIME_FREQUENCIES;
+use zimage_core::validate::ModelLimits;
 
 /// Width of the first layer of the time's embedding.
 const TIME_HIDDEN: usize = 1024;
@@ -127,10 +128,9 @@ impl Transformer {
         })
     }
 
-    /// The longest padded caption whose image still has a frame of its own, and the most rows and columns of patches.
-    pub(crate) fn limits(&self) -> [usize; 3] {
-        let lens = &self.config.axes_lens;
-        [lens[0].saturating_sub(2), lens[1], lens[2]]
+    /// What the model has positions for.
+    pub(crate) fn limits(&self) -> ModelLimits {
+        ModelLimits::of_axes(&self.config.axes_lens)
     }
 
     /// Channels of the latents.
