@@ -5,12 +5,12 @@ use crate::health::{Failure, Health, Standing};
 use crate::metrics::Metrics;
 use crate::route::{Contestant, out_of_rotation};
 use crate::topology::Topology;
-use crate::upstream::Idle;
+use crate::upstream::{Class, Connection, Idle, dial_in_time};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use zimage_crds::Tier;
 
@@ -79,6 +79,29 @@ impl Pod {
             full_for: state.health.full_for(Instant::now().into_std()),
             load: state.in_flight,
         }
+    }
+
+    /// Begins to dial. The dial comes to its end also when nobody waits for it any more: the connection is kept then, or the
+    /// pod has failed. It takes a second at most.
+    pub(crate) fn begin_dial(self: &Arc<Self>, class: Class) -> oneshot::Receiver<Connection> {
+        let (sender, receiver) = oneshot::channel();
+        let pod = Arc::clone(self);
+        tokio::spawn(async move {
+            match dial_in_time(pod.address, class).await {
+                Ok(connection) => {
+                    if let Err(connection) = sender.send(connection)
+                        && class == Class::Small
+                    {
+                        pod.idle.keep(connection);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, pod = %pod.address, "no connection");
+                    pod.failed(Failure::Connect);
+                }
+            }
+        });
+        receiver
     }
 
     /// Counts a request that is sent to the pod.

@@ -1,17 +1,14 @@
 //! Connections to pods: dialled, kept while idle, asked for a sign of life.
 
-use crate::health::Failure;
-use crate::pods::Pod;
 use crate::upstream::payload::Payload;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 pub(crate) mod payload;
@@ -127,33 +124,11 @@ async fn dial(address: SocketAddr, class: Class) -> io::Result<Connection> {
     Ok(connection)
 }
 
-async fn dial_in_time(address: SocketAddr, class: Class) -> io::Result<Connection> {
+/// Dials for [`CONNECT_TIMEOUT`] at most.
+pub(crate) async fn dial_in_time(address: SocketAddr, class: Class) -> io::Result<Connection> {
     timeout(CONNECT_TIMEOUT, dial(address, class))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Begins to dial. The dial comes to its end also when nobody waits for it any more: the connection is kept then, or the
-/// pod has failed. It takes at most [`CONNECT_TIMEOUT`].
-pub(crate) fn begin_dial(pod: &Arc<Pod>, class: Class) -> oneshot::Receiver<Connection> {
-    let (sender, receiver) = oneshot::channel();
-    let pod = Arc::clone(pod);
-    tokio::spawn(async move {
-        match dial_in_time(pod.address, class).await {
-            Ok(connection) => {
-                if let Err(connection) = sender.send(connection)
-                    && class == Class::Small
-                {
-                    pod.idle.keep(connection);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, pod = %pod.address, "no connection");
-                pod.failed(Failure::Connect);
-            }
-        }
-    });
-    receiver
 }
 
 /// Whether the pod's process answers anything: its probe, which costs it nothing.

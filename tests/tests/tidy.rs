@@ -1,10 +1,13 @@
 //! The tree keeps its rules.
 
+#[path = "tidy/imports.rs"]
+mod imports;
 #[path = "tidy/modules.rs"]
 mod modules;
 #[path = "tidy/workspace.rs"]
 mod workspace;
 
+use imports::Crate;
 use modules::{code_lines, reachable, rust_files};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -57,6 +60,24 @@ fn every_source_file_is_reached_from_a_crate_root() {
         .map(|path| relative(&path))
         .collect();
     assert!(orphans.is_empty(), "no `mod` declares {orphans:?}");
+}
+
+/// A crate whose files still do what the others must not.
+const CIRCULAR: &str = "operator/src/";
+
+#[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let circles = Workspace::load()
+        .roots()
+        .iter()
+        .filter(|root| !relative(root).starts_with(CIRCULAR))
+        .flat_map(|root| {
+            let circles = Crate::read(root, &reachable(root)).circles();
+            let named = circles.into_iter();
+            named.map(|circle| format!("{}: {circle}", relative(root)))
+        })
+        .collect::<Vec<_>>();
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]

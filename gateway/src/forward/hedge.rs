@@ -5,7 +5,7 @@
 
 use crate::metrics::Metrics;
 use crate::pods::{Asked, Pod};
-use crate::upstream::{Class, Connection, begin_dial};
+use crate::upstream::{Class, Connection};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) async fn connect(
     loop {
         let is_last = match left.next() {
             Some((tier, pod)) => {
-                dials.push(async move { (tier, begin_dial(&pod, class).await, pod) });
+                dials.push(async move { (tier, pod.begin_dial(class).await, pod) });
                 false
             }
             None => true,

@@ -7,14 +7,13 @@ pub use omni::Siglip;
 use crate::component::Component;
 use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeConfig};
 use crate::error::CheckpointError;
-use crate::gguf::Dequantize;
 use crate::layout::{self, Expected};
 use crate::lora::{self, Lora, LoraChanges};
 use crate::prompt::{EncodedPrompt, PromptEncoder};
-use crate::shard::TensorView;
+use crate::stored::Dequantize;
+use crate::tensor::TensorView;
 use crate::weights::Weights;
 use crate::{read, validate};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,7 +67,7 @@ impl Checkpoint {
             let problem = format!("the model's pipeline is {class}; \"ZImagePipeline\" is needed");
             return Err(CheckpointError::new(index, problem));
         }
-        let text_encoder: TextEncoderConfig = config(
+        let text_encoder: TextEncoderConfig = read::config(
             &dir.join("text_encoder/config.json"),
             &[
                 ("model_type", json!("qwen3")),
@@ -86,8 +85,8 @@ impl Checkpoint {
             known.push(("siglip_feat_dim", Value::Null));
         }
         let transformer: TransformerConfig =
-            config(&transformer_path, &known, validate::transformer)?;
-        let vae: VaeConfig = config(
+            read::config(&transformer_path, &known, validate::transformer)?;
+        let vae: VaeConfig = read::config(
             &dir.join("vae/config.json"),
             &[
                 ("_class_name", json!("AutoencoderKL")),
@@ -98,7 +97,7 @@ impl Checkpoint {
             ],
             validate::vae,
         )?;
-        let scheduler = config(
+        let scheduler = read::config(
             &dir.join("scheduler/scheduler_config.json"),
             &[
                 ("_class_name", json!("FlowMatchEulerDiscreteScheduler")),
@@ -283,20 +282,6 @@ impl Checkpoint {
         let vocabulary = self.text_encoder.vocab_size;
         self.prompts.check(vocabulary, self.siglip.is_some())
     }
-}
-
-/// Reads a configuration whose other fields do not ask for what is not implemented.
-pub(crate) fn config<T: DeserializeOwned>(
-    path: &Path,
-    known: &[(&str, Value)],
-    validate: impl FnOnce(&T) -> Result<(), String>,
-) -> Result<T, CheckpointError> {
-    let value: Value = read::json(path)?;
-    validate::only_known(&value, known).map_err(|problem| CheckpointError::new(path, problem))?;
-    let config = serde_json::from_value(value)
-        .map_err(CheckpointError::while_doing(path, "read the configuration"))?;
-    validate(&config).map_err(|problem| CheckpointError::new(path, problem))?;
-    Ok(config)
 }
 
 /// What one component gives must be what the next one takes.

@@ -1,7 +1,9 @@
 //! The `config.json` files of a checkpoint's components, as diffusers and transformers write them.
 
+mod control_net;
 mod siglip;
 
+pub use control_net::{ControlNetConfig, Refiner, UnknownRefiner};
 pub use siglip::{SiglipConfig, SiglipProcessorConfig};
 
 use serde::{Deserialize, Serialize};

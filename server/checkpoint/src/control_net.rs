@@ -1,15 +1,13 @@
 //! A ControlNet's files, opened: what makes a transformer follow an image of edges, depth or a pose.
 
-mod config;
 mod released;
 
-pub use config::{ControlNetConfig, Refiner, UnknownRefiner};
-
-use crate::checkpoint::config as read_config;
-use crate::config::TransformerConfig;
+use crate::config::{ControlNetConfig, TransformerConfig};
 use crate::error::CheckpointError;
 use crate::layout::{self, Expected};
-use crate::shard::TensorView;
+use crate::read;
+use crate::tensor::TensorView;
+use crate::validate;
 use crate::weights::Weights;
 use serde_json::json;
 use std::path::Path;
@@ -35,7 +33,7 @@ impl ControlNet {
                 ("all_patch_size", json!([2])),
                 ("all_f_patch_size", json!([1])),
             ];
-            let config = read_config(&config_path, &known, |_: &ControlNetConfig| Ok(()))?;
+            let config = read::config(&config_path, &known, |_: &ControlNetConfig| Ok(()))?;
             let weights = Weights::open_folder(path, "diffusion_pytorch_model", "")?;
             (config_path, config, weights)
         } else {
@@ -43,8 +41,7 @@ impl ControlNet {
             let config = released::config(&weights, transformer)?;
             (path.to_owned(), config, weights)
         };
-        config
-            .fit(transformer)
+        validate::control_net::fit(&config, transformer)
             .map_err(|problem| CheckpointError::new(config_path, problem))?;
         Ok(Self {
             blocks: config.blocks(transformer),

@@ -7,6 +7,7 @@ mod shards;
 use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
 use crate::manifest::Manifest;
+use crate::progress::Progress;
 use crate::read;
 use file::HashedFile;
 use folder::PartialFolder;
@@ -30,15 +31,6 @@ const WEIGHTS: [&str; 9] = [
     ".msgpack",
     ".onnx",
 ];
-
-/// How far a long job is, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes that are done.
-    pub done: u64,
-    /// All of them.
-    pub total: u64,
-}
 
 /// Writes the checkpoint with every tensor in bfloat16, rounded to nearest even, and a manifest of the files' SHA-256.
 ///

@@ -6,9 +6,10 @@ use crate::config::{SchedulerConfig, TextEncoderConfig, TransformerConfig, VaeCo
 use crate::layout::{self, Expected};
 use crate::lora::{self, Lora};
 use crate::prompt::PromptEncoder;
-use crate::shard::{TensorView, third};
 use crate::single_file::transformer_names;
-use crate::table::{self, Format, Stored, Table};
+use crate::stored::{Format, Stored, Table, third};
+use crate::table;
+use crate::tensor::TensorView;
 use crate::weights::Index;
 use crate::{gguf, validate};
 use serde::de::DeserializeOwned;

@@ -6,10 +6,7 @@
 mod block;
 mod cursor;
 
-pub use block::{BlockFormat, Dequantize};
-
-use crate::shard::DType;
-use crate::table::{Format, Stored, Table};
+use crate::stored::{Format, Stored, Table};
 use block::Size;
 use cursor::Cursor;
 use std::collections::HashMap;

@@ -4,8 +4,7 @@ mod siglip;
 
 pub use siglip::siglip;
 
-use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};
-use crate::control_net::{ControlNetConfig, Refiner};
+use crate::config::{ControlNetConfig, Refiner, TextEncoderConfig, TransformerConfig, VaeConfig};
 
 /// A tensor that must be there.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,8 @@ mod targets;
 
 use crate::error::CheckpointError;
 use crate::layout::Expected;
-use crate::shard::{Shard, TensorView};
+use crate::shard::Shard;
+use crate::tensor::TensorView;
 use factors::{Factors, Parts};
 use metadata::Adapter;
 use misfits::Misfits;

@@ -8,8 +8,8 @@ mod hash;
 
 pub(crate) use hash::Hash;
 
-use crate::convert::Progress;
 use crate::error::CheckpointError;
+use crate::progress::Progress;
 use crate::read;
 use crate::write::write_once;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,9 @@
-//! Bounded reading of small files.
+//! Bounded reading of small files and of configurations.
 
 use crate::error::CheckpointError;
+use crate::validate;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
@@ -34,4 +36,18 @@ pub(crate) fn text(path: &Path) -> Result<String, CheckpointError> {
 /// The content of a JSON file.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     serde_json::from_str(&text(path)?).map_err(CheckpointError::while_doing(path, "read the JSON"))
+}
+
+/// Reads a configuration whose other fields do not ask for what is not implemented.
+pub(crate) fn config<T: DeserializeOwned>(
+    path: &Path,
+    known: &[(&str, Value)],
+    validate: impl FnOnce(&T) -> Result<(), String>,
+) -> Result<T, CheckpointError> {
+    let value: Value = json(path)?;
+    validate::only_known(&value, known).map_err(|problem| CheckpointError::new(path, problem))?;
+    let config = serde_json::from_value(value)
+        .map_err(CheckpointError::while_doing(path, "read the configuration"))?;
+    validate(&config).map_err(|problem| CheckpointError::new(path, problem))?;
+    Ok(config)
 }

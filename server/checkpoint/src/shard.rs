@@ -1,8 +1,9 @@
 //! One weight file and its header.
 
 use crate::error::CheckpointError;
-use crate::gguf::Dequantize;
-use crate::table::{self, Format, Header, Stored};
+use crate::stored::{Dequantize, Format, Place, Stored, third};
+use crate::table::{self, Header};
+use crate::tensor::TensorView;
 use crate::weight_file::WeightFile;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -11,90 +12,6 @@ use std::path::{Path, PathBuf};
 const FIRST: usize = 1 << 20;
 /// No header is larger.
 const LARGEST_HEADER: usize = 128 << 20;
-
-/// How a tensor's values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// IEEE 754 single precision.
-    F32,
-    /// The upper half of a single precision number.
-    BF16,
-    /// IEEE 754 half precision.
-    F16,
-}
-
-impl DType {
-    /// Bytes of a value.
-    pub(crate) const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::BF16 | Self::F16 => 2,
-        }
-    }
-}
-
-/// A tensor of a file.
-#[derive(Clone, Debug)]
-pub struct TensorView<'a> {
-    /// How the values are stored.
-    pub dtype: DType,
-    /// Dimensions, outermost first.
-    pub shape: Vec<usize>,
-    /// The values, little-endian, row by row. Not aligned.
-    pub bytes: Cow<'a, [u8]>,
-}
-
-impl TensorView<'_> {
-    /// The values as single precision numbers.
-    pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            DType::F32 => values(&self.bytes, f32::from_le_bytes),
-            DType::BF16 => values(&self.bytes, |bytes| {
-                half::bf16::from_le_bytes(bytes).to_f32()
-            }),
-            DType::F16 => values(&self.bytes, |bytes| {
-                half::f16::from_le_bytes(bytes).to_f32()
-            }),
-        }
-    }
-}
-
-fn values<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    let (numbers, _) = bytes.as_chunks::<N>();
-    numbers.iter().map(|&number| read(number)).collect()
-}
-
-impl TensorView<'_> {
-    /// Values that are in no file.
-    pub(crate) fn owned(shape: Vec<usize>, values: &[f32]) -> Self {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        Self {
-            dtype: DType::F32,
-            shape,
-            bytes: Cow::Owned(bytes.collect()),
-        }
-    }
-
-    /// The values in their order, divided into vectors of at most that many.
-    pub(crate) fn pieces(&self, values: usize) -> impl Iterator<Item = TensorView<'_>> {
-        let (dtype, size) = (self.dtype, self.dtype.bytes());
-        let pieces = self.bytes.chunks(values * size);
-        pieces.map(move |bytes| TensorView {
-            dtype,
-            shape: vec![bytes.len() / size],
-            bytes: Cow::Borrowed(bytes),
-        })
-    }
-}
-
-/// Where a tensor is in a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Its name there.
-    pub(crate) stored: String,
-    /// Which third of the rows it is, when three tensors are stored as one.
-    pub(crate) third: Option<usize>,
-}
 
 /// A file whose header is sound.
 pub(crate) struct Shard {
@@ -218,19 +135,6 @@ fn unread(stored: &str, format: &str) -> String {
     format!(
         "tensor {stored:?} is stored as {format}; F32, BF16 and F16 are read, and of GGUF's formats Q4_0 to Q8_0 and Q2_K to Q6_K"
     )
-}
-
-/// The first, second or third part of the rows: q, k or v of a joined projection.
-pub(crate) fn third(whole: &Stored, number: usize) -> Option<Stored> {
-    let rows = whole.shape.first().filter(|rows| rows.is_multiple_of(3))? / 3;
-    // Blocks lie within rows.
-    let length = whole.range.len() / 3;
-    let start = whole.range.start + number * length;
-    Some(Stored {
-        format: whole.format.clone(),
-        shape: [&[rows], &whole.shape[1..]].concat(),
-        range: start..start + length,
-    })
 }
 
 /// Reads more and more of a file until its header is sound, or cannot be larger: GGUF does not say how large it is.

@@ -1,6 +1,6 @@
 //! The names that ComfyUI's files give a transformer's tensors, as diffusers' `single_file_utils.py` reads them.
 
-use crate::weights::Names;
+use crate::stored::Names;
 
 /// The names in diffusers' layout of a tensor of a single file. None for a tensor that nothing uses.
 pub(crate) fn transformer_names(stored: &str) -> Names {

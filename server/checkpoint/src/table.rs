@@ -1,34 +1,10 @@
 //! What a weight file's header says: which tensors it has, how they are stored and where.
 
-use crate::gguf::{self, BlockFormat};
-use crate::shard::DType;
+use crate::gguf;
+use crate::stored::{Format, Stored, Table};
+use crate::tensor::DType;
 use safetensors::tensor::{Metadata, TensorInfo};
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
-
-/// How a tensor's values are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// One after the other.
-    Plain(DType),
-    /// In blocks.
-    Blocks(BlockFormat),
-    /// In a format of this name, which is not read.
-    Unknown(String),
-}
-
-/// A tensor of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) format: Format,
-    /// Dimensions, outermost first.
-    pub(crate) shape: Vec<usize>,
-    /// Its bytes, inside the file.
-    pub(crate) range: Range<usize>,
-}
-
-/// The tensors of a file by name.
-pub(crate) type Table = BTreeMap<String, Stored>;
+use std::collections::HashMap;
 
 /// What a header says.
 #[derive(Debug, Default)]

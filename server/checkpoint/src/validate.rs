@@ -1,5 +1,6 @@
 //! What the configurations must hold before anything is computed from them.
 
+pub(crate) mod control_net;
 pub(crate) mod siglip;
 
 use crate::config::{TextEncoderConfig, TransformerConfig, VaeConfig};

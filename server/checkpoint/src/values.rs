@@ -3,7 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::component::Component;
 use crate::error::CheckpointError;
-use crate::shard::TensorView;
+use crate::tensor::TensorView;
 
 impl Checkpoint {
     /// Reads every tensor, and with it what the LoRAs make of it: all values must be finite. Takes as long as the storage.

@@ -2,11 +2,11 @@
 
 use crate::component::Component;
 use crate::error::CheckpointError;
-use crate::gguf::Dequantize;
 use crate::read;
-use crate::shard::{Place, Shard, TensorView};
+use crate::shard::Shard;
 use crate::single_file;
-use crate::table::Stored;
+use crate::stored::{Dequantize, Names, Place, Stored};
+use crate::tensor::TensorView;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,9 +19,6 @@ pub(crate) struct Weights {
     /// Which shard has the tensor, and where.
     tensors: HashMap<String, (usize, Place)>,
 }
-
-/// The names that a stored tensor has here, with the third of it that each one is.
-pub(crate) type Names = Vec<(String, Option<usize>)>;
 
 /// What a `*.safetensors.index.json` holds.
 #[derive(Deserialize)]

@@ -1,12 +1,12 @@
 //! What the libraries reach at most, for a benchmark to be compared with.
 
 use crate::compute::Compute;
-use crate::dnn::Attention;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::GpuOptions;
 use crate::matmul::{Output, Product};
 use crate::ops::BF16;
-use crate::ops::rope::Heads;
+use crate::shapes::Attention;
+use crate::shapes::Heads;
 use half::bf16;
 use std::time::{Duration, Instant};
 use zimage_core::noise::Generator;

@@ -1,6 +1,6 @@
 //! What every part of the model computes with, and the layer that most of it is made of.
 
-use crate::dnn::{Attention, Dnn};
+use crate::dnn::Dnn;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::matmul::{Algorithms, Matmuls, Output, Product};
@@ -8,6 +8,7 @@ use crate::matrix::{Format, Matrix};
 use crate::memory::Region;
 use crate::ops::hopper;
 use crate::ops::quantise::quantise;
+use crate::shapes::Attention;
 
 /// A GPU and its libraries.
 pub struct Compute {

@@ -12,7 +12,6 @@ mod descriptor;
 mod graph;
 mod plan;
 
-pub use attention::Attention;
 pub use convolution::Convolution;
 pub use graph::Graph;
 
@@ -21,7 +20,7 @@ use crate::gpu::Gpu;
 use crate::memory::{Memory, Region};
 use crate::ops;
 use crate::ops::BF16;
-use crate::ops::rope::Heads;
+use crate::shapes::{Attention, Heads};
 use cudarc::cudnn::sys;
 use descriptor::check;
 use plan::Plan;

@@ -19,6 +19,7 @@ mod matrix;
 mod memory;
 pub mod ops;
 mod precision;
+pub mod shapes;
 mod text_encoder;
 mod transformer;
 mod vae;

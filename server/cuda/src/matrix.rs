@@ -16,7 +16,7 @@
 
 use crate::error::GpuError;
 use crate::memory::Region;
-use crate::ops::F32;
+use crate::shapes::F32;
 
 /// Numbers of a row that are rotated together before they become integers: the width of a row is a multiple.
 pub const ROTATED: usize = 128;

@@ -16,13 +16,8 @@ pub mod sampler;
 pub mod storage;
 
 use crate::error::GpuError;
+pub(crate) use crate::shapes::{BF16, F32};
 use cudarc::driver::LaunchConfig;
-
-/// Bytes of a bfloat16 number.
-pub(crate) const BF16: usize = 2;
-
-/// Bytes of a float32 number.
-pub(crate) const F32: usize = 4;
 
 /// Threads of a block where each does one of many.
 const THREADS: usize = 256;

@@ -1,15 +1,15 @@
 //! The Qwen3 decoder in bfloat16, up to the hidden states that condition the transformer.
 
 use crate::compute::{Compute, Linear};
-use crate::dnn::Attention;
 use crate::error::{GpuError, LoadError};
 use crate::gpu::Gpu;
 use crate::matrix::{Format, Matrix};
 use crate::memory::{Layout, Memory, Region};
 use crate::ops::embed::{gather, swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
-use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
+use crate::ops::rope::{Pairs, norm_and_rotate};
 use crate::ops::{BF16, F32};
+use crate::shapes::{Attention, Heads};
 use crate::weights::{Loader, Source};
 use zimage_checkpoint::Component;
 use zimage_checkpoint::config::TextEncoderConfig;

@@ -3,10 +3,11 @@
 
 use std::env;
 use std::path::PathBuf;
-use zimage_cuda::dnn::{Attention, Convolution};
+use zimage_cuda::dnn::Convolution;
 use zimage_cuda::kernels::{SOURCES, compile};
 use zimage_cuda::libraries;
-use zimage_cuda::ops::rope::Heads;
+use zimage_cuda::shapes::Attention;
+use zimage_cuda::shapes::Heads;
 
 /// Opens what tests/cuda-libraries has installed.
 fn open_libraries() {

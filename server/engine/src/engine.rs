@@ -3,7 +3,8 @@
 use crate::metrics::EngineMetrics;
 use crate::progress::Progress;
 use crate::queue::{Job, Queue};
-use crate::ticket::{Ticket, channel};
+use crate::reply::channel;
+use crate::ticket::Ticket;
 use crate::watchdog;
 use crate::worker::{Devices, Worker};
 use std::collections::hash_map::RandomState;

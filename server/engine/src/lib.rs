@@ -16,6 +16,7 @@ mod engine;
 mod metrics;
 mod progress;
 mod queue;
+mod reply;
 mod ticket;
 mod watchdog;
 mod worker;
@@ -25,4 +26,5 @@ mod tests;
 
 pub use engine::{Engine, EngineOptions, Places, Submission, SubmitError};
 pub use metrics::EngineMetrics;
-pub use ticket::{Event, Generated, Ticket};
+pub use reply::{Event, Generated};
+pub use ticket::Ticket;

@@ -2,7 +2,7 @@
 
 use crate::metrics::{Ending, EngineMetrics};
 use crate::progress::Call;
-use crate::ticket::Reply;
+use crate::reply::Reply;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use crate::metrics::Ending;
 use crate::progress::{Call, Progress};
 use crate::queue::{Job, Queue, State};
-use crate::ticket::{Event, Generated, Reply};
+use crate::reply::{Event, Generated, Reply};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

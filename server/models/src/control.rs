@@ -1,8 +1,6 @@
 //! What a ControlNet sees besides the image: what `ZImageControlNetPipeline` and its inpainting form prepare.
 
-use crate::error::LoadError;
-use crate::executor::CandleExecutor;
-use crate::transformer::{Control as Following, ControlNet};
+use crate::transformer::{Control as Following, ControlNet, Transformer};
 use crate::vae::{Encoder, from_pixels};
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
@@ -12,28 +10,19 @@ use zimage_core::request::{Control, ImageRequest, InitImage};
 use zimage_core::start_image::{kept_pixels, latent_mask};
 use zimage_core::validate;
 
-impl CandleExecutor {
-    /// Lets requests have a control image.
-    ///
-    /// # Errors
-    /// When a tensor is missing or has another shape than the configuration says.
-    pub fn with_control_net(
-        mut self,
-        control_net: &zimage_checkpoint::ControlNet,
-    ) -> std::result::Result<Self, LoadError> {
-        self.control_net = Some(Arc::new(ControlNet::load(control_net)?));
-        Ok(self)
-    }
-
-    /// What the request's image follows.
-    pub(crate) fn control(&self, request: &ImageRequest) -> Result<Option<Following>> {
-        let (Some(control), Some(net)) = (&request.control, &self.control_net) else {
-            return Ok(None);
-        };
-        let context = context(&self.encoder, request, control)?;
-        let scale = f64::from(control.conditioning_scale);
-        Following::new(net, &self.transformer, &context, scale).map(Some)
-    }
+/// What the request's image follows, with a ControlNet and a control image.
+pub(crate) fn of(
+    request: &ImageRequest,
+    control_net: Option<&Arc<ControlNet>>,
+    encoder: &Encoder,
+    transformer: &Transformer,
+) -> Result<Option<Following>> {
+    let Some((control, net)) = request.control.as_ref().zip(control_net) else {
+        return Ok(None);
+    };
+    let context = context(encoder, request, control)?;
+    let scale = f64::from(control.conditioning_scale);
+    Following::new(net, transformer, &context, scale).map(Some)
 }
 
 /// Whether a ControlNet can do what the request asks of it.

@@ -76,6 +76,18 @@ impl CandleExecutor {
         })
     }
 
+    /// Lets requests have a control image.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape than the configuration says.
+    pub fn with_control_net(
+        mut self,
+        control_net: &zimage_checkpoint::ControlNet,
+    ) -> Result<Self, LoadError> {
+        self.control_net = Some(Arc::new(ControlNet::load(control_net)?));
+        Ok(self)
+    }
+
     /// The prompt's tokens: a single part, but for an Omni model with condition images.
     pub(crate) fn encode(
         &self,
@@ -133,7 +145,12 @@ impl CandleExecutor {
             caption: prompt,
             negative,
             start,
-            control: self.control(request)?,
+            control: control::of(
+                request,
+                self.control_net.as_ref(),
+                &self.encoder,
+                &self.transformer,
+            )?,
         })
     }
 

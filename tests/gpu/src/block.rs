@@ -1,12 +1,13 @@
 //! A block of the real model's sizes, for figures of its operations.
 
 use crate::oracle::{random, upload_bf16, upload_f32};
-use zimage_cuda::dnn::Attention;
 use zimage_cuda::matmul::{Output, Product};
 use zimage_cuda::ops::embed::swiglu;
 use zimage_cuda::ops::hopper::{self, gate_up_swiglu};
 use zimage_cuda::ops::norm::{Added, Next, Rows, add_norm};
-use zimage_cuda::ops::rope::{Heads, Pairs, norm_and_rotate};
+use zimage_cuda::ops::rope::{Pairs, norm_and_rotate};
+use zimage_cuda::shapes::Attention;
+use zimage_cuda::shapes::Heads;
 use zimage_cuda::{Compute, GpuError, Matrix, Memory};
 
 /// Numbers of a token.

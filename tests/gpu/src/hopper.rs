@@ -6,7 +6,7 @@ use crate::{OperationTest, Outcome};
 use zimage_cuda::matmul::{Output, Product};
 use zimage_cuda::ops::attention::plain;
 use zimage_cuda::ops::hopper::{self, gate_up_swiglu};
-use zimage_cuda::ops::rope::Heads;
+use zimage_cuda::shapes::Heads;
 use zimage_cuda::{Compute, Format, Gpu, GpuError, Matrix, Memory};
 
 /// The other way rounds to bfloat16 twice or three times.

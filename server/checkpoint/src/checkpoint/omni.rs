@@ -1,8 +1,8 @@
 //! The parts that only an Omni model has: diffusers' `ZImageOmniPipeline`.
 
-use super::config;
 use crate::config::{SiglipConfig, SiglipProcessorConfig, TransformerConfig};
 use crate::error::CheckpointError;
+use crate::read;
 use crate::validate::siglip as validate;
 use serde_json::json;
 use std::path::Path;
@@ -21,7 +21,7 @@ impl Siglip {
         dir: &Path,
         transformer: &TransformerConfig,
     ) -> Result<Self, CheckpointError> {
-        let tower = config(
+        let tower = read::config(
             &dir.join("siglip/config.json"),
             &[
                 ("model_type", json!("siglip2_vision_model")),
@@ -29,7 +29,7 @@ impl Siglip {
             ],
             validate::tower,
         )?;
-        let processor = config(
+        let processor = read::config(
             &dir.join("siglip_processor/preprocessor_config.json"),
             &[
                 ("do_resize", json!(true)),

@@ -1,7 +1,6 @@
 //! The released ControlNets that are a single file without a configuration, told apart as diffusers tells them.
 
-use super::config::{ControlNetConfig, Refiner};
-use crate::config::TransformerConfig;
+use crate::config::{ControlNetConfig, Refiner, TransformerConfig};
 use crate::error::CheckpointError;
 use crate::weights::Weights;
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Refiner;
 use crate::{Shape, make_control_net};
 use std::fs;
 use tempfile::TempDir;

@@ -7,7 +7,7 @@ use crate::component::Component;
 use crate::error::CheckpointError;
 use crate::layout::Expected;
 use crate::manifest::Entry;
-use crate::shard::{DType, TensorView};
+use crate::tensor::{DType, TensorView};
 use half::bf16;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

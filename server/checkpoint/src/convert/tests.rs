@@ -1,6 +1,6 @@
 use super::*;
 use crate::manifest::{MANIFEST, check_manifest};
-use crate::shard::DType;
+use crate::tensor::DType;
 use crate::{Shape, make_model};
 use half::bf16;
 use std::collections::BTreeSet;

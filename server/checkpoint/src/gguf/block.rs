@@ -1,68 +1,7 @@
-//! The formats of a GGUF file's tensors.
+//! The formats of a GGUF file's tensors, by their numbers.
 
-use super::{DType, Format};
-
-/// A format that stores values in blocks, each with a scale of its own. Named as in ggml's `ggml_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are all there is to say")]
-pub enum BlockFormat {
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-}
-
-/// Turns whole blocks into single precision numbers. A tensor library knows how; this crate has none.
-///
-/// # Errors
-/// Says in a few words what failed.
-pub type Dequantize = fn(BlockFormat, &[u8]) -> Result<Vec<f32>, String>;
-
-impl BlockFormat {
-    /// Every format.
-    pub const ALL: [Self; 10] = [
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q8_0,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
-
-    /// Values of a block.
-    pub const fn values(self) -> usize {
-        match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
-        }
-    }
-
-    /// Bytes of a block.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Q4_0 => 18,
-            Self::Q4_1 => 20,
-            Self::Q5_0 => 22,
-            Self::Q5_1 => 24,
-            Self::Q8_0 => 34,
-            Self::Q2K => 84,
-            Self::Q3K => 110,
-            Self::Q4K => 144,
-            Self::Q5K => 176,
-            Self::Q6K => 210,
-        }
-    }
-}
+use crate::stored::{BlockFormat, Format};
+use crate::tensor::DType;
 
 /// How many values have how many bytes in a format.
 pub(super) struct Size {

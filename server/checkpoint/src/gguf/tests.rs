@@ -1,4 +1,6 @@
 use super::*;
+use crate::stored::BlockFormat;
+use crate::tensor::DType;
 
 /// A file's header, written field by field.
 #[derive(Clone, Default)]

@@ -3,7 +3,9 @@
 use super::key::Part;
 use super::matrix::{Delta, Matrix};
 use crate::error::CheckpointError;
-use crate::shard::{Place, Shard, TensorView};
+use crate::shard::Shard;
+use crate::stored::Place;
+use crate::tensor::TensorView;
 use std::collections::BTreeMap;
 
 /// A module's parts: the keys of their tensors.

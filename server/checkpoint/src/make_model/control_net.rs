@@ -1,7 +1,7 @@
 //! Tiny ControlNets with random weights.
 
 use super::{Weights, with};
-use crate::control_net::{ControlNetConfig, Refiner};
+use crate::config::{ControlNetConfig, Refiner};
 use crate::error::CheckpointError;
 use crate::layout;
 use crate::shape::{Shape, Spec};
@@ -26,7 +26,8 @@ pub fn make_control_net(
     let spec = shape.spec();
     let config = config(&spec, form);
     // There is none for an Omni model.
-    (config.fit(&spec.transformer)).map_err(|problem| CheckpointError::new(dir, problem))?;
+    crate::validate::control_net::fit(&config, &spec.transformer)
+        .map_err(|problem| CheckpointError::new(dir, problem))?;
     let tensors = layout::control_net(&config, &config.blocks(&spec.transformer));
     let file = with(
         &config,

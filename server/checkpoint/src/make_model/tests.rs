@@ -1,5 +1,5 @@
 use super::*;
-use crate::control_net::Refiner;
+use crate::config::Refiner;
 use sha2::{Digest as _, Sha256};
 use std::fs;
 

@@ -2,17 +2,8 @@
 
 use super::graph::{BFLOAT16, BOOLEAN, Extent, FLOAT, Graph, INT32, packed};
 use crate::error::GpuError;
-use crate::ops::rope::Heads;
+use crate::shapes::Attention;
 use cudarc::cudnn::sys::{cudnnPointwiseMode_t as Pointwise, cudnnReduceTensorOp_t as Reduction};
-
-/// Attention over fused rows of (q heads | k heads | v heads), into rows of heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Attention {
-    /// Sizes.
-    pub heads: Heads,
-    /// Whether a token sees only itself and those before it.
-    pub causal: bool,
-}
 
 impl Attention {
     /// The pattern that the library's fused engines know, its logarithm of the sums included, which nobody reads.

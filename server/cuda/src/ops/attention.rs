@@ -4,7 +4,7 @@ use super::{BF16, F32, THREADS, grid};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-use crate::ops::rope::Heads;
+use crate::shapes::Heads;
 
 /// `y = softmax(x * scale)` of the first `width` numbers of rows of `stride`, zeros behind them; x is float32.
 ///

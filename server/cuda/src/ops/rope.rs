@@ -4,31 +4,7 @@ use super::{BF16, F32, each, grid};
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::memory::Region;
-
-/// Rows of (q heads | k heads | v heads).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Heads {
-    /// Rows.
-    pub tokens: usize,
-    /// Heads of q.
-    pub heads: usize,
-    /// Heads of k, and of v; divides the heads of q.
-    pub kv_heads: usize,
-    /// Numbers of a head: a multiple of eight.
-    pub width: usize,
-}
-
-impl Heads {
-    /// Numbers of a row.
-    pub const fn row(self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.width
-    }
-
-    /// Bytes of all rows.
-    pub const fn bytes(self) -> usize {
-        self.tokens * self.row() * BF16
-    }
-}
+use crate::shapes::Heads;
 
 /// Which numbers of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,15 @@
 
 use super::weights::{Block, Transformer};
 use crate::compute::Compute;
-use crate::dnn::Attention;
 use crate::error::GpuError;
 use crate::matrix::{Format, Matrix};
 use crate::memory::{Layout, Region};
 use crate::ops::embed::swiglu;
 use crate::ops::hopper::{self, gate_up_swiglu};
 use crate::ops::norm::{Added, Next, Rows, add_norm, rms_norm};
-use crate::ops::rope::{Heads, Pairs, norm_and_rotate};
+use crate::ops::rope::{Pairs, norm_and_rotate};
 use crate::ops::{BF16, F32};
+use crate::shapes::{Attention, Heads};
 
 /// Epsilon of the norms of queries and keys, which diffusers does not configure.
 const QK_NORM_EPS: f32 = 1e-5;

@@ -1,7 +1,6 @@
 //! Norms, convolutions and residual blocks.
 
-use super::steps::Steps;
-use super::{Needs, Size, Work};
+use super::{Needs, Size};
 use crate::compute::Compute;
 use crate::dnn::Convolution;
 use crate::error::{GpuError, LoadError};
@@ -222,25 +221,6 @@ impl Resnet {
 
     pub(super) const fn after(&self, size: Size) -> Size {
         self.conv2.after(size)
-    }
-
-    pub(super) fn needs(&self, size: Size) -> Needs {
-        let mut steps = Steps::new();
-        steps.resnet(self);
-        steps.needs(size).0
-    }
-
-    /// From `work.x` to `work.x`.
-    pub(super) fn run(
-        &self,
-        compute: &Compute,
-        size: Size,
-        work: &mut Work,
-    ) -> Result<Size, GpuError> {
-        let mut steps = Steps::new();
-        steps.resnet(self);
-        work.take(&steps, compute, size)?;
-        Ok(self.after(size))
     }
 }
 

@@ -234,3 +234,24 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 }
+
+impl Resnet {
+    pub(super) fn needs(&self, size: Size) -> Needs {
+        let mut steps = Steps::new();
+        steps.resnet(self);
+        steps.needs(size).0
+    }
+
+    /// From `work.x` to `work.x`.
+    pub(super) fn run(
+        &self,
+        compute: &Compute,
+        size: Size,
+        work: &mut Work,
+    ) -> Result<Size, GpuError> {
+        let mut steps = Steps::new();
+        steps.resnet(self);
+        work.take(&steps, compute, size)?;
+        Ok(self.after(size))
+    }
+}

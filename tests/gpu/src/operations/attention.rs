@@ -4,9 +4,9 @@ use super::{ONCE, SEVERAL};
 use crate::Outcome;
 use crate::oracle::{agree, download_bf16, poisoned, random, upload_bf16, upload_f32};
 use zimage_cuda::Compute;
-use zimage_cuda::dnn::Attention;
 use zimage_cuda::ops::attention::{plain, softmax};
-use zimage_cuda::ops::rope::Heads;
+use zimage_cuda::shapes::Attention;
+use zimage_cuda::shapes::Heads;
 
 pub(super) fn softmax_of_rows(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;

@@ -4,7 +4,8 @@ use super::ONCE;
 use crate::Outcome;
 use crate::oracle::{agree, download_bf16, mean_square, random, upload_bf16, upload_f32};
 use zimage_cuda::Compute;
-use zimage_cuda::ops::rope::{Heads, Pairs, norm_and_rotate};
+use zimage_cuda::ops::rope::{Pairs, norm_and_rotate};
+use zimage_cuda::shapes::Heads;
 
 pub(super) fn rotary_embedding(compute: &Compute) -> Outcome {
     let gpu = &compute.gpu;

@@ -1,12 +1,12 @@
 //! Attention after FlashAttention-3.
 
 use super::{Map, available};
-use crate::dnn::Attention;
 use crate::error::GpuError;
 use crate::gpu::Gpu;
 use crate::matrix::Matrix;
 use crate::memory::Region;
-use crate::ops::rope::Heads;
+use crate::shapes::Attention;
+use crate::shapes::Heads;
 use cudarc::driver::{DeviceRepr, LaunchConfig};
 use std::f32::consts::LOG2_E;
 

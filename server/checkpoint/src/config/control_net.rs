@@ -1,13 +1,9 @@
-//! `config.json` of a ControlNet, and whether it fits a transformer.
+//! `config.json` of a ControlNet.
 
-use crate::config::TransformerConfig;
-use crate::validate;
+use super::TransformerConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-
-/// More layers or channels than any ControlNet has: larger numbers are damage.
-const MAX: usize = 1 << 10;
 
 /// What refines the control image's tokens before the control layers see them: `add_control_noise_refiner`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,64 +146,4 @@ impl ControlNetConfig {
             ..transformer.clone()
         }
     }
-
-    /// Whether the hints are what this transformer takes.
-    pub(crate) fn fit(&self, transformer: &TransformerConfig) -> Result<(), String> {
-        validate::require(transformer.siglip_feat_dim.is_none(), || {
-            "no ControlNet is implemented for an Omni model".to_owned()
-        })?;
-        for (field, own, needed) in [
-            ("dim", self.dim, transformer.dim),
-            ("n_heads", self.n_heads, transformer.n_heads),
-        ] {
-            validate::require(own == needed, || {
-                format!("{field} is {own}, but the transformer's is {needed}")
-            })?;
-        }
-        let (channels, inputs) = (transformer.in_channels, self.control_in_dim);
-        validate::require((channels..=MAX).contains(&inputs), || {
-            format!(
-                "control_in_dim is {inputs}; {channels} to {MAX} fit the transformer's in_channels"
-            )
-        })?;
-        validate::require(self.n_refiner_layers <= MAX, || {
-            format!(
-                "n_refiner_layers is {}; it must be at most {MAX}",
-                self.n_refiner_layers
-            )
-        })?;
-        let places = &self.control_layers_places;
-        ascending("control_layers_places", places, transformer.n_layers)?;
-        validate::require(places.first() == Some(&0), || {
-            format!("control_layers_places is {places:?}; the first must be 0")
-        })?;
-        self.fit_refiner(transformer)
-    }
-
-    fn fit_refiner(&self, transformer: &TransformerConfig) -> Result<(), String> {
-        let field = "control_refiner_layers_places";
-        let blocks = match self.add_control_noise_refiner {
-            Refiner::Own => return Ok(()),
-            Refiner::Shared => self.control_layers_places.len(),
-            Refiner::Controlled => self.n_refiner_layers,
-        };
-        validate::require(blocks > 0, || {
-            "n_refiner_layers is 0; a refiner with control has at least one".to_owned()
-        })?;
-        let places = self.control_refiner_layers_places.as_deref();
-        let places = places.ok_or_else(|| format!("{field} is missing"))?;
-        ascending(field, places, transformer.n_refiner_layers)?;
-        validate::require(places.len() <= blocks, || {
-            format!("{field} is {places:?}, but only {blocks} blocks give hints")
-        })
-    }
-}
-
-/// Places must each be behind the one before, and all in the transformer.
-fn ascending(field: &str, places: &[usize], layers: usize) -> Result<(), String> {
-    let sorted = places.is_sorted_by(|one, next| one < next);
-    let inside = places.last().is_none_or(|&last| last < layers);
-    validate::require(sorted && inside, || {
-        format!("{field} is {places:?}; ascending numbers below {layers} are needed")
-    })
 }
