@@ -1,7 +1,6 @@
 //! Bodies of 32 MiB of every shape.
 
-use crate::honest::during;
-use crate::{Front, Scene};
+use crate::{Front, Scene, told};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,7 +55,7 @@ fn noise(number: usize) -> String {
         .collect()
 }
 
-/// What a body was answered with; status 0: the connection was closed without an answer.
+/// What bodies were answered with; status 0: the connection was closed without an answer.
 type Answers = BTreeMap<(u16, usize), String>;
 
 /// Sends at least `count` bodies for at least [`LEAST`], some at a time; the answers by status and shape of the body.
@@ -93,13 +92,13 @@ async fn send(target: SocketAddr, count: usize) -> Result<Answers> {
 async fn withstands(front: Front, count: usize) -> Result<()> {
     let mut scene = Scene::start().await?;
     let target = scene.address(front);
-    let (answers, seen) = during(target, send(target, count)).await?;
-    seen.nobody_was_hurt();
-    let refused = [0, 400, 404, 408, 413, 429, 503];
+    let answers = scene.withstands(front, send(target, count)).await?;
+    let refused = [400, 404, 408, 413, 429, 503];
     let others = answers
         .iter()
         .find(|((status, _), _)| !refused.contains(status));
     assert!(others.is_none(), "{others:?}");
+    told::of_the_refused(scene.front(front), count).await?;
     scene.stands()
 }
 

@@ -10,12 +10,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use zimage_tests::stack::Served;
 use zimage_tests::traffic::{Answer, Client, Kind, quantile, status, tally};
 
 const CLIENTS: usize = 2;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// What a client that is told to come again waits.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How late any probe may be: a burst of connections fills the kernel's queue, and a SYN that it drops comes again after a
+/// second.
+const LATEST: Duration = Duration::from_secs(2);
 /// How late a probe may be because of the harm.
 const LATE: Duration = Duration::from_millis(100);
 /// What a busy machine takes from any process now and then.
@@ -44,12 +48,13 @@ pub(crate) struct Seen {
     probes: Probed,
 }
 
-/// Honest traffic at `target`, first alone and then while `harm` is done.
+/// Honest traffic at `front`, first alone and then while `harm` is done.
 pub(crate) async fn during<T>(
-    target: SocketAddr,
+    front: &Served,
     harm: impl Future<Output = Result<T>>,
 ) -> Result<(T, Seen)> {
-    let calm = Probes::start(target);
+    let (target, probed) = (front.api, Probed::paths(front));
+    let calm = Probes::start(probed);
     sleep(CALM).await;
     let calm: Option<Vec<_>> = calm.end()?.took.into_iter().collect();
     let calm = calm.context("a probe failed before any harm was done")?;
@@ -71,7 +76,7 @@ pub(crate) async fn during<T>(
             answers
         });
     }
-    let probes = Probes::start(target);
+    let probes = Probes::start(probed);
     let outcome = harm.await;
     let probes = probes.end()?;
     drop(running);
@@ -98,8 +103,8 @@ async fn patient(client: &Client, number: usize) -> Answer {
     }
 }
 
-/// Probes of a front, each 100 ms until they are ended, as a kubelet makes them: each on a connection of its own. They have
-/// a thread of their own, so that the harm in this process does not slow them.
+/// Probes of a front and a look at its figures by turns, each 100 ms until they are ended, as a kubelet makes them: each on
+/// a connection of its own. They have a thread of their own, so that the harm in this process does not slow them.
 struct Probes {
     end: Sender<()>,
     thread: JoinHandle<Probed>,
@@ -114,14 +119,27 @@ struct Probed {
     late: Vec<Duration>,
 }
 
+/// Where something is looked for.
+type Path = (SocketAddr, &'static str);
+
+impl Probed {
+    fn paths(front: &Served) -> [Path; 3] {
+        [
+            (front.api, "/healthz"),
+            (front.api, "/readyz"),
+            (front.metrics, "/metrics"),
+        ]
+    }
+}
+
 impl Probes {
-    fn start(target: SocketAddr) -> Self {
+    fn start(paths: [Path; 3]) -> Self {
         let (end, ended) = channel();
         let thread = std::thread::spawn(move || {
             let mut probed = Probed::default();
-            loop {
+            for path in paths.into_iter().cycle() {
                 let begun = Instant::now();
-                let sound = probe(target).is_ok_and(|status| status == Some(200));
+                let sound = probe(path).is_ok_and(|status| status == Some(200));
                 probed.took.push(sound.then(|| begun.elapsed()));
                 let slept = Instant::now();
                 if ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
@@ -129,6 +147,7 @@ impl Probes {
                 }
                 probed.late.push(slept.elapsed().saturating_sub(INTERVAL));
             }
+            probed
         });
         Self { end, thread }
     }
@@ -141,10 +160,11 @@ impl Probes {
     }
 }
 
-fn probe(target: SocketAddr) -> Result<Option<u16>> {
+fn probe((target, path): Path) -> Result<Option<u16>> {
     let mut connection = TcpStream::connect_timeout(&target, PROBE)?;
     connection.set_read_timeout(Some(PROBE))?;
-    connection.write_all(b"GET /healthz HTTP/1.1\r\nHost: fox\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: fox\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer)?;
     Ok(status(&answer))
@@ -191,6 +211,12 @@ impl Seen {
         assert!(
             slow <= bound,
             "the slowest probes took {slow:?}, more than {bound:?}"
+        );
+        let latest = quantile(&self.probes.late, 1.0);
+        let bound = LATEST + (calm + latest) * 4;
+        assert!(
+            worst <= bound,
+            "a probe took {worst:?}, more than {bound:?}"
         );
     }
 }

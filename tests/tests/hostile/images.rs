@@ -1,7 +1,6 @@
 //! Image files that are small and claim to be large.
 
-use crate::honest::during;
-use crate::{Front, Scene};
+use crate::{Front, Scene, told};
 use anyhow::{Context, Result};
 use futures::future::join_all;
 use serde_json::json;
@@ -141,14 +140,15 @@ async fn send(target: SocketAddr) -> Result<Vec<Option<u16>>> {
 async fn withstands(front: Front) -> Result<()> {
     let mut scene = Scene::start().await?;
     let target = scene.address(front);
-    let (statuses, seen) = during(target, send(target)).await?;
-    seen.nobody_was_hurt();
+    let statuses = scene.withstands(front, send(target)).await?;
     // A profile that nobody reads does no harm: the image may be made.
     let known = [Some(200), Some(400), Some(413), Some(429), Some(503)];
     assert!(
         statuses.iter().all(|status| known.contains(status)),
         "{statuses:?}"
     );
+    let refused = statuses.iter().filter(|status| **status != Some(200));
+    told::of_the_refused(scene.front(front), refused.count()).await?;
     scene.stands()
 }
 

@@ -12,6 +12,7 @@ mod heads;
 mod honest;
 mod images;
 mod stuck;
+mod told;
 
 use anyhow::Result;
 use std::net::SocketAddr;
@@ -59,6 +60,17 @@ impl Scene {
 
     fn address(&self, front: Front) -> SocketAddr {
         self.front(front).api
+    }
+
+    /// Does harm at a front while honest clients and probes are there, whom it must not hurt.
+    async fn withstands<T>(
+        &self,
+        front: Front,
+        harm: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let (done, seen) = honest::during(self.front(front), harm).await?;
+        seen.nobody_was_hurt();
+        Ok(done)
     }
 
     /// Nothing has ended, and nothing came near its limit.
