@@ -208,7 +208,7 @@ impl Engine {
 
     /// Somebody else knows that the device has failed: whoever waits for an image is told so, and nothing new is taken.
     pub fn fail(&self, cause: &str) {
-        self.0.queue.fail(cause);
+        self.0.queue.fail(cause, None);
     }
 
     /// Returns the cause when the device has failed: nothing more will be computed.

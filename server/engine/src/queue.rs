@@ -36,7 +36,7 @@ pub(crate) struct Queue {
     /// A place was given back.
     freed: Notify,
     failed: CancellationToken,
-    cause: OnceLock<String>,
+    cause: OnceLock<(String, Option<usize>)>,
     pub(crate) metrics: EngineMetrics,
 }
 
@@ -112,8 +112,9 @@ impl Queue {
     }
 
     /// The device is lost: everybody is answered, and nothing is taken any more. The first cause is the one that is told.
-    pub(crate) fn fail(&self, cause: &str) {
-        let first = self.cause.set(cause.to_owned()).is_ok();
+    /// `device`: which one it is, where that is known.
+    pub(crate) fn fail(&self, cause: &str, device: Option<usize>) {
+        let first = self.cause.set((cause.to_owned(), device)).is_ok();
         if first {
             tracing::error!(cause, "the device is lost");
         }
@@ -122,7 +123,7 @@ impl Queue {
         let jobs: Vec<Job> = self.change(|state| state.admission.end_all().collect());
         for job in jobs {
             self.metrics.ended(Ending::Failed);
-            job.reply.end(Err(self.lost(false)));
+            job.reply.end(Err(self.lost(None)));
         }
     }
 
@@ -130,19 +131,23 @@ impl Queue {
         &self.failed
     }
 
-    /// What is told when the device has failed: an image that it had begun may be why.
-    pub(crate) fn lost(&self, begun: bool) -> ExecutorError {
+    /// What is told when a device has failed to an image that device `begun` had begun: it may be why, unless the device
+    /// that failed is known to be another.
+    pub(crate) fn lost(&self, begun: Option<usize>) -> ExecutorError {
         let cause = self.cause().to_owned();
-        if begun {
-            ExecutorError::DeviceLost(cause)
-        } else {
-            ExecutorError::NotBegun(cause)
+        let failed = self.cause.get().and_then(|(_, device)| *device);
+        match (begun, failed) {
+            (Some(begun), Some(failed)) if begun != failed => ExecutorError::NotBegun(cause),
+            (Some(_), _) => ExecutorError::DeviceLost(cause),
+            (None, _) => ExecutorError::NotBegun(cause),
         }
     }
 
     pub(crate) fn cause(&self) -> &str {
         let unknown = "the device thread ended";
-        self.cause.get().map_or(unknown, String::as_str)
+        self.cause
+            .get()
+            .map_or(unknown, |(cause, _)| cause.as_str())
     }
 
     /// Takes nothing new and returns when all places are free.

@@ -29,7 +29,10 @@ pub struct Generated {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A device has begun.
-    Started,
+    Started {
+        /// Its number among the engine's devices.
+        device: usize,
+    },
     /// A denoising step was taken. A client that is slow to read misses some.
     Step {
         /// Steps that were taken.

@@ -201,7 +201,7 @@ async fn a_ticket_tells_each_step_and_the_previews_that_were_asked_for() {
     let mut told = Vec::new();
     while let Some(event) = ticket.next().await {
         told.push(match event {
-            Event::Started => "started".to_owned(),
+            Event::Started { .. } => "started".to_owned(),
             Event::Step { done, of } => format!("step {done} of {of}"),
             Event::Preview(pixels) => format!("preview of {}", pixels.width()),
             Event::Done(generated) => format!("image of {}", generated.pixels.width()),
@@ -399,6 +399,47 @@ async fn a_lost_device_answers_everybody_and_takes_nothing_more() {
             .unwrap();
         assert!(matches!(one(&engine, 3), Err(SubmitError::Failed)));
     }
+}
+
+#[tokio::test]
+async fn what_ran_on_another_device_than_the_one_that_failed_is_not_to_blame() {
+    let (report, begun) = sync::channel();
+    let (fail, failing) = sync::channel::<()>();
+    let (go_on, healthy) = sync::channel::<()>();
+    let executor = |steps: sync::Receiver<()>, outcome: Result<(), ExecutorError>| {
+        let report = report.clone();
+        let before = move |call| match call {
+            Call::Begin => {
+                let _reported = report.send(());
+                Ok(())
+            }
+            Call::Step(_) => {
+                let _permitted = steps.recv();
+                outcome.clone()
+            }
+            _ => Ok(()),
+        };
+        Box::new(FakeExecutor::new(before)) as Box<dyn Executor>
+    };
+    let lost = || ExecutorError::DeviceLost("illegal address".to_owned());
+    let executors = vec![executor(failing, Err(lost())), executor(healthy, Ok(()))];
+    let engine = Engine::start(executors, one_and_queue(0), EngineMetrics::default()).unwrap();
+    let tickets = engine.submit(vec![request(1), request(2)]).unwrap();
+    for _ in &tickets {
+        begun.recv_timeout(PATIENCE).unwrap();
+    }
+    drop(fail);
+    let mut told = Vec::new();
+    for ticket in tickets {
+        let answer = tokio::time::timeout(PATIENCE, ticket.image()).await;
+        told.push(answer.unwrap().unwrap_err());
+    }
+    drop(go_on);
+    let innocent = ExecutorError::NotBegun("illegal address".to_owned());
+    assert!(
+        told.contains(&lost()) && told.contains(&innocent),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ pub struct Ticket {
     events: Events,
     queue: Arc<Queue>,
     id: Id,
-    /// A device has begun.
-    begun: bool,
+    /// The device that has begun it.
+    begun: Option<usize>,
 }
 
 impl Ticket {
@@ -21,7 +21,7 @@ impl Ticket {
             events,
             queue,
             id,
-            begun: false,
+            begun: None,
         }
     }
 
@@ -32,7 +32,9 @@ impl Ticket {
         let ended = tokio::select! {
             biased;
             Some(event) = self.events.progress.recv() => {
-                self.begun |= matches!(event, Event::Started);
+                if let Event::Started { device } = event {
+                    self.begun = Some(device);
+                }
                 return Some(event);
             }
             outcome = outcome => outcome.unwrap_or_else(|_| Err(self.queue.lost(self.begun))),
@@ -51,7 +53,7 @@ impl Ticket {
             match event {
                 Event::Done(generated) => return Ok(generated),
                 Event::Failed(error) => return Err(error),
-                Event::Started | Event::Step { .. } | Event::Preview(_) => {}
+                Event::Started { .. } | Event::Step { .. } | Event::Preview(_) => {}
             }
         }
         Err(self.queue.lost(self.begun))

@@ -69,7 +69,7 @@ fn judge(
     })
 }
 
-/// The first device that is stuck; otherwise the longest time without progress.
+/// The device that is stuck worst; otherwise the longest time without progress.
 pub(crate) fn look(
     queue: &Queue,
     devices: &Devices,
@@ -79,9 +79,12 @@ pub(crate) fn look(
     let waits = state.admission.oldest().map(|job| job.submitted.elapsed());
     let pace = state.admission.pace();
     let judged = (devices.iter()).map(|device| judge(device.doing(), waits, pace, patience));
-    judged
-        .reduce(|longest, next| Ok(longest?.max(next?)))
-        .unwrap_or(Ok(Duration::ZERO))
+    // The worst: one that is given up hides behind no other.
+    let rank = |judged: &Result<Duration, Stuck>| match judged {
+        Ok(age) => (0, *age),
+        Err(stuck) => (1 + i32::from(stuck.given_up), stuck.age),
+    };
+    judged.max_by_key(rank).unwrap_or(Ok(Duration::ZERO))
 }
 
 /// Looks at the devices until the queue is gone or failed.
@@ -97,7 +100,7 @@ pub(crate) fn run(queue: &Weak<Queue>, devices: &Devices, patience: Duration) {
         let looked = look(&queue, devices, patience);
         show(&queue, &looked);
         match &looked {
-            Err(stuck) if stuck.given_up => queue.fail(&stuck.to_string()),
+            Err(stuck) if stuck.given_up => queue.fail(&stuck.to_string(), None),
             Err(stuck) if !told => tracing::warn!("{stuck}: not ready"),
             Ok(_) if told => tracing::info!("the device makes progress again"),
             _ => {}

@@ -85,13 +85,14 @@ impl Worker {
                 Order::End => break,
             };
             if let Err(Lost(cause)) = outcome {
-                self.queue.fail(&cause);
+                self.queue.fail(&cause, Some(self.number));
             }
         }
         for running in std::mem::take(&mut self.running).into_values() {
             self.queue.metrics.running.dec();
             self.queue.metrics.ended(Ending::Failed);
-            running.reply.end(Err(self.queue.lost(true)));
+            let lost = self.queue.lost(Some(self.number));
+            running.reply.end(Err(lost));
         }
     }
 
@@ -123,7 +124,9 @@ impl Worker {
         self.queue.metrics.queue.observe(queue_time.as_secs_f64());
         let work = Work::of(&job.request);
         let started = Instant::now();
-        job.reply.tell(Event::Started);
+        job.reply.tell(Event::Started {
+            device: self.number,
+        });
         let begun = match self.call(Phase::Begin, work, |executor| executor.begin(&job.request)) {
             Ok(begun) => begun,
             Err(error) => {
