@@ -27,10 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct BudgetOptions {
     /// Bytes in all.
     pub total: usize,
-    /// One client's share is one part in so many, but at least `largest`, and at most so many times what is left free; a
-    /// client that is alone leaves a quarter for the next one. 1: no share.
+    /// One client's share is one part in so many, or `largest` where that is more, and at most so many times what is left
+    /// free; a client that is alone leaves a quarter for the next one. 1: no share.
     pub client_parts: usize,
-    /// The largest body: one of them always fits into a client's share.
+    /// The largest body: one of them fits into a client's share while few others have any.
     pub largest: usize,
     /// Bytes of `total` that answers have. One that is larger fits when there is no other.
     pub answers: usize,

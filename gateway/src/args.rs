@@ -41,8 +41,8 @@ pub struct Args {
     /// A quarter of the memory that the process may use, unless it is given.
     #[arg(long, env = "ZIMAGE_GATEWAY_MAX_BUFFERED_BYTES")]
     pub max_buffered_bytes: Option<usize>,
-    /// One client address has one part in so many of that memory while others have some too, at least one body, and less
-    /// when many of them fill it, so that one more finds room; all but a quarter while no other has any.
+    /// One client address has one part in so many of that memory while others have some too, room for one body where many
+    /// do not fill it, so that one more finds some; all but a quarter while no other has any.
     #[arg(long, env = "ZIMAGE_GATEWAY_CLIENT_PARTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub client_parts: u16,
     /// Connections of clients at a time. When there are as many, one that is silent is closed in favour of a new one: of the

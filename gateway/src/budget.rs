@@ -2,8 +2,7 @@
 //!
 //! Retries turn a part's failure into load on the rest. So of the requests of the last ten seconds at most a fifth is sent
 //! again after its body was sent once; a quiet gateway may always send some. A pod that leaves the rotation leaves its
-//! requests behind, which may have come minutes ago: so many more may be sent again. A pod leaves once, and then takes one
-//! request at a time until it is well: that is no more than each of them once.
+//! requests behind, which may have come minutes ago: so many more may be sent again, for each pod once in ten seconds.
 
 use std::time::{Duration, Instant};
 

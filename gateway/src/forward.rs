@@ -23,9 +23,9 @@
 //! A request reaches at most three pods and its body at most two; none of them twice. A second body needs the retry
 //! budget when the first was not declined with 429; refusals for what lies in the request have a budget of their own, so
 //! that nobody who asks for too much takes the retries of those whose pod dies. A full pod is asked again before its time
-//! when a request of this gateway left it, and by one request a second: the clients that filled it may have gone. A body that cost two pods is refused ([`crate::poison`]). A pod that
-//! computes is waited for as long as the request has time: what a request costs spans four orders of magnitude and is not
-//! known here. Whether a device still computes is the server's own watch, which ends the process.
+//! when a request of this gateway left it, and by one request a second: the clients that filled it may have gone. A body
+//! that cost two pods is refused ([`crate::poison`]). A pod that computes is waited for as long as the request has time:
+//! what a request costs spans four orders of magnitude and is not known here. Whether a device still computes is the server's own watch, which ends the process.
 
 mod attempt;
 mod hedge;

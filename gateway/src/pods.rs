@@ -45,7 +45,12 @@ struct State {
     sign_of_life: Instant,
     misses: u32,
     is_probed: bool,
+    /// When its requests were left behind last.
+    left: Option<Instant>,
 }
+
+/// A pod that leaves the rotation more often leaves no further retries behind.
+const LEAVES_ONCE_IN: Duration = Duration::from_secs(10);
 
 impl Pod {
     fn new(address: SocketAddr, uid: &str, shared: &Shared) -> Self {
@@ -60,6 +65,7 @@ impl Pod {
                 sign_of_life: Instant::now(),
                 misses: 0,
                 is_probed: false,
+                left: None,
             }),
             idle: Idle::default(),
             silences: watch::Sender::new(()),
@@ -133,11 +139,7 @@ impl Pod {
     fn tell(&self, failure: Failure, out: Option<Duration>) {
         let Some(time) = out else { return };
         self.idle.clear();
-        let in_flight = self.lock().in_flight;
-        let retries = &self.shared.retries;
-        let mut retries = retries.lock().unwrap_or_else(PoisonError::into_inner);
-        retries.left_behind(in_flight, Instant::now().into_std());
-        drop(retries);
+        self.leave_behind();
         self.shared.metrics.ejected(failure);
         tracing::warn!(
             pod = %self.address,
@@ -145,6 +147,22 @@ impl Pod {
             seconds = time.as_secs(),
             "the pod is out of rotation"
         );
+    }
+
+    /// The requests that wait for the pod may be sent again, whatever the retry budget says; but not those of a pod that
+    /// leaves and comes back all the time.
+    fn leave_behind(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.left.is_some_and(|left| now - left < LEAVES_ONCE_IN) {
+            return;
+        }
+        state.left = Some(now);
+        let waiting = state.waiting;
+        drop(state);
+        let retries = &self.shared.retries;
+        let mut retries = retries.lock().unwrap_or_else(PoisonError::into_inner);
+        retries.left_behind(waiting, now.into_std());
     }
 
     /// Resolves when the pod is found to be silent.
