@@ -165,6 +165,7 @@ mod tests {
         let serving = tokio::spawn(serve(address, site, edge, stop.clone()));
         let mut answer = String::new();
         let mut client = loop {
+            assert!(!serving.is_finished(), "another took the port");
             match tokio::net::TcpStream::connect(address).await {
                 Ok(client) => break client,
                 Err(_) => tokio::task::yield_now().await,

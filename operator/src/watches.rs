@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -237,6 +238,10 @@ where
                     }
                     let is_done = matches!(event, Event::InitDone);
                     let is_change = matches!(event, Event::Apply(_) | Event::Delete(_));
+                    if is_done {
+                        // First: whoever sees what was read must not take the kind for one that there is not.
+                        list.is_served.store(true, Ordering::Relaxed);
+                    }
                     on_event(event);
                     if is_done {
                         list.completed();

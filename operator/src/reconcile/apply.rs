@@ -222,6 +222,7 @@ async fn write(
         return Err(ReconcileError::NameTaken(vec![taken]));
     }
     if is_bound_otherwise(&child, &live) {
+        may_be_made(&api, &child).await?;
         delete(&api, &live).await?;
         tracing::info!(kind = kind_name(&child), name, "deleted, to be made again");
         return create(&api, &child).await;
@@ -249,6 +250,21 @@ async fn create(
     let created = api.create(&parameters, child).await?;
     tracing::info!(kind = kind_name(child), name = child.name_any(), "created");
     Ok(created)
+}
+
+/// Asks whether a child of another name could be created: what works is not deleted for what would be refused.
+async fn may_be_made(
+    api: &Api<DynamicObject>,
+    child: &DynamicObject,
+) -> Result<(), ReconcileError> {
+    let mut trial = child.clone();
+    trial.metadata.name = Some(format!("{}-trial", child.name_any()));
+    let parameters = PostParams {
+        dry_run: true,
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+    };
+    api.create(&parameters, &trial).await?;
+    Ok(())
 }
 
 /// Deletes this very object: not one of the same name that someone made since.

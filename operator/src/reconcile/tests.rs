@@ -260,6 +260,29 @@ async fn an_object_of_somebody_else_is_left_alone_and_nothing_is_made_beside_it(
 }
 
 #[tokio::test]
+async fn a_binding_that_works_is_kept_where_one_to_another_role_would_be_refused() {
+    let stage = Stage::new(&[], &[], |call| {
+        let (_, name) = call.path.split_once("/rolebindings")?;
+        match (&call.method, name.strip_prefix('/')) {
+            (&Method::GET, Some(name)) => Some((
+                200,
+                json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                    "metadata": {"name": name, "namespace": "art", "uid": "live", "ownerReferences": [
+                        {"apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageDeployment", "name": "fox",
+                            "uid": "1", "controller": true}]},
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "before"}}),
+            )),
+            (&Method::POST, _) => Some(refusal(403, "may not bind")),
+            _ => None,
+        }
+    });
+    let error = stage.reconcile(owner()).await.unwrap_err();
+    assert!(error.message().contains("may not bind"), "{error}");
+    let mut calls = stage.calls().into_iter();
+    assert!(!calls.any(|call| call.method == Method::DELETE));
+}
+
+#[tokio::test]
 async fn a_missing_child_is_created_and_never_applied() {
     let stage = Stage::new(&[], &[], |_| None);
     stage.reconcile(owner()).await.unwrap();

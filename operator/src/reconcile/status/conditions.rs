@@ -98,7 +98,7 @@ fn images_current(observed: &Observed<'_>) -> Verdict {
     match observed.outdated.is_empty() {
         true => Verdict::yes(
             Reason::Available,
-            "every part runs the image of the spec or the operator's own",
+            "every component runs the image of the spec or the operator's own",
         ),
         false => Verdict::no(
             Reason::UpdateAvailable,
