@@ -23,6 +23,8 @@ pub const READYZ_PATH: &str = "/readyz";
 pub const GPU_UTILIZATION: &str = "zimage_gpu_utilization_ratio";
 /// Figure of a server that computes on GPUs, and of no other: whether it hears of their faults.
 pub const GPU_FAULT_WATCH: &str = "zimage_gpu_fault_watch";
+/// Figure of a server: bytes of a GPU's memory in use, one sample for each GPU.
+pub const GPU_MEMORY_USED: &str = "zimage_gpu_memory_used_bytes";
 /// Figure of a server: images that wait.
 pub const REQUESTS_WAITING: &str = "zimage_requests_waiting";
 /// Figure of a gateway: seconds since the API server let it see what it follows, one sample for each source.

@@ -4,7 +4,9 @@
 //! is passed over, so that a server may expose whatever else it likes. An answer is read as it arrives: no more of it is
 //! kept than one line.
 
-use zimage_crds::contract::{GPU_FAULT_WATCH, GPU_UTILIZATION, KNOWLEDGE_AGE, REQUESTS_WAITING};
+use zimage_crds::contract::{
+    GPU_FAULT_WATCH, GPU_MEMORY_USED, GPU_UTILIZATION, KNOWLEDGE_AGE, REQUESTS_WAITING,
+};
 
 /// A longer line is passed over; one of ours has some hundred bytes.
 const MAX_LINE_BYTES: usize = 4096;
@@ -14,7 +16,7 @@ const MAX_LINE_BYTES: usize = 4096;
 pub(super) struct Figures {
     /// Mean over the pod's GPUs, 0 to 1. `None` without a GPU.
     pub(super) utilization: Option<f64>,
-    /// It computes on a GPU and shows no utilisation: its driver does not answer.
+    /// It computes on a GPU and shows nothing of it: the driver does not answer. A part of a GPU shows its memory at least.
     pub(super) has_lost_gpu: bool,
     /// Requests that wait.
     pub(super) waiting: u64,
@@ -30,6 +32,7 @@ pub(super) struct Exposition {
     utilization: f64,
     gpus: u32,
     computes_on_gpu: bool,
+    shows_memory: bool,
     waiting: f64,
     knowledge_age: Option<f64>,
 }
@@ -50,7 +53,7 @@ impl Exposition {
         self.end_line();
         Figures {
             utilization: (self.gpus > 0).then(|| self.utilization / f64::from(self.gpus)),
-            has_lost_gpu: self.computes_on_gpu && self.gpus == 0,
+            has_lost_gpu: self.computes_on_gpu && self.gpus == 0 && !self.shows_memory,
             // Saturating: a negative or huge gauge becomes the nearest count.
             waiting: self.waiting as u64,
             knowledge_age: self.knowledge_age,
@@ -71,6 +74,8 @@ impl Exposition {
                 self.gpus = self.gpus.saturating_add(1);
             } else if value(line, GPU_FAULT_WATCH).is_some() {
                 self.computes_on_gpu = true;
+            } else if value(line, GPU_MEMORY_USED).is_some() {
+                self.shows_memory = true;
             } else if let Some(waiting) = value(line, REQUESTS_WAITING) {
                 self.waiting += waiting;
             } else if let Some(age) = value(line, KNOWLEDGE_AGE) {
@@ -155,6 +160,8 @@ mod tests {
         assert!(parse(watch).has_lost_gpu);
         let shown = format!("{watch}zimage_gpu_utilization_ratio{{gpu=\"0\"}} 0.5\n");
         assert!(!parse(&shown).has_lost_gpu);
+        let part = format!("{watch}zimage_gpu_memory_used_bytes{{gpu=\"0\"}} 1.0\n");
+        assert!(!parse(&part).has_lost_gpu);
     }
 
     #[test]

@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Figures that are older are not shown: whoever reads them decides where traffic goes.
 const CURRENT: Duration = Duration::from_secs(3);
 
+/// Between two attempts to open the library once more.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// What one GPU says about itself. `None`: it does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sample {
@@ -57,6 +60,7 @@ pub fn figures(gpus: &Gpus) -> Figures {
 
 fn keep_reading(gpus: &Gpus, latest: &Weak<Latest>) {
     let mut told = false;
+    let mut opened: Option<Instant> = None;
     while let Some(latest) = latest.upgrade() {
         match read(gpus) {
             Ok(samples) => {
@@ -70,7 +74,10 @@ fn keep_reading(gpus: &Gpus, latest: &Weak<Latest>) {
                 }
                 told = true;
                 // A restart of the driver leaves a library behind that only fails.
-                let _tried_again = gpus.reopen();
+                if opened.is_none_or(|at| at.elapsed() >= PAUSE) {
+                    opened = Some(Instant::now());
+                    let _tried_again = gpus.reopen();
+                }
             }
         }
         drop(latest);

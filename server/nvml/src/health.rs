@@ -91,9 +91,13 @@ pub fn check(gpus: &Gpus) -> Result<(), String> {
         );
         return Ok(());
     };
-    let devices = gpus
-        .devices(&nvml)
-        .map_err(|error| format!("NVIDIA's management library does not find the GPUs: {error}"))?;
+    let devices = match gpus.devices(&nvml) {
+        Ok(devices) => devices,
+        Err(error) => {
+            tracing::warn!(%error, "NVIDIA's management library does not find the GPUs: their memory errors and faults are not watched");
+            return Ok(());
+        }
+    };
     for (index, health) in devices.iter().map(memory_health).enumerate() {
         if let Some(refusal) = health.refusal() {
             return Err(format!("GPU {index}: {refusal}"));

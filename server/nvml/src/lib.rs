@@ -1,8 +1,8 @@
 //! What NVIDIA's management library says about the GPUs that this process computes on: their figures, their memory, the
 //! faults that they report.
 //!
-//! Invariants: nothing but [`figures`]' own thread and the callers of [`check`] wait for the driver, which may hang; a
-//! GPU is named by its number among CUDA's, whatever the library's own order is.
+//! Invariants: whoever shows figures never waits for the driver, which may hang; a GPU is named by its number among CUDA's,
+//! whatever the library's own order is.
 #![forbid(unsafe_code)]
 
 mod figures;
@@ -66,6 +66,11 @@ impl Gpus {
         let _decided = self.0.computed_on.set(uuids);
     }
 
+    /// Whether the driver's library is there.
+    pub fn are_known(&self) -> bool {
+        self.nvml().is_some()
+    }
+
     /// How many there are.
     pub fn count(&self) -> u32 {
         let of_nvml = || self.nvml()?.device_count().ok();
@@ -83,7 +88,13 @@ impl Gpus {
     /// Opens the library once more: after a restart of the driver one that was opened before only fails.
     fn reopen(&self) -> Result<Arc<Nvml>, NvmlError> {
         let nvml = Arc::new(init(self.0.library.as_deref())?);
-        *self.0.nvml.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&nvml));
+        let new = Some(Arc::clone(&nvml));
+        let old = {
+            let mut held = self.0.nvml.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *held, new)
+        };
+        // Closing it asks the driver, which may hang: nobody else waits for that.
+        drop(old);
         Ok(nvml)
     }
 
