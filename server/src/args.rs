@@ -134,7 +134,8 @@ pub(crate) struct Gpu {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// GPUs to compute on, each with the whole model and images of its own. None: every one that the server sees.
+    /// GPUs to compute on, each with the whole model and images of its own. None: with --device cuda every one that the
+    /// server sees.
     #[arg(long, env = "ZIMAGE_GPUS", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) gpus: Option<u8>,
     /// Seconds for which the model may load and make its first image. After that the server ends: a volume that hangs may come back for the next.

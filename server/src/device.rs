@@ -85,6 +85,10 @@ pub(crate) fn load_all(
     count: Option<usize>,
 ) -> Result<Loaded, Failure> {
     let began = Instant::now();
+    if let (Chosen::Cpu, Some(2..)) = (chosen, count) {
+        let refused = "--gpus needs GPUs: here the CPU computes";
+        return Err(Failure::Unsupported(refused.to_owned()));
+    }
     if chosen == Chosen::Cuda {
         gpus.are(visible(count)?);
         zimage_nvml::check(gpus).map_err(Failure::Device)?;

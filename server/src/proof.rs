@@ -35,12 +35,17 @@ pub(crate) async fn prove(
 ) -> Result<(u32, u32), Failure> {
     let size = size(model, shape.chosen);
     let began = Instant::now();
-    make(
-        engine,
-        model,
-        vec![guided(size, shape.omni); shape.devices.max(1)],
-    )
-    .await?;
+    let on_each = |request: ImageRequest| vec![request; shape.devices.max(1)];
+    match make(engine, model, on_each(guided(size, shape.omni))).await {
+        Err(Unproven::NoRoom(error)) => {
+            tracing::warn!(
+                error,
+                "there is no memory for an image that starts from a picture: requests of that kind are refused"
+            );
+            make(engine, model, on_each(plain(size))).await?;
+        }
+        outcome => outcome?,
+    }
     if model.controlnet.is_some() {
         make(engine, model, vec![controlled(size)]).await?;
     }
@@ -55,20 +60,37 @@ pub(crate) async fn prove(
     Ok(size)
 }
 
+/// Why no image was made.
+enum Unproven {
+    /// The device has too little memory.
+    NoRoom(String),
+    Failed(Failure),
+}
+
+impl From<Unproven> for Failure {
+    fn from(unproven: Unproven) -> Self {
+        match unproven {
+            Unproven::NoRoom(error) => Self::Device(error),
+            Unproven::Failed(failure) => failure,
+        }
+    }
+}
+
 /// Makes images at once, one on each device.
-async fn make(engine: &Engine, model: &Model, requests: Vec<ImageRequest>) -> Result<(), Failure> {
+async fn make(engine: &Engine, model: &Model, requests: Vec<ImageRequest>) -> Result<(), Unproven> {
+    let device = |cause: String| Unproven::Failed(Failure::Device(cause));
     let submitted = engine.submit(requests);
-    let tickets = submitted.map_err(|error| Failure::Device(error.to_string()))?;
+    let tickets = submitted.map_err(|error| device(error.to_string()))?;
     for ticket in tickets {
         match ticket.image().await {
             Ok(_) => {}
             Err(ExecutorError::DeviceLost(cause) | ExecutorError::NotBegun(cause)) => {
-                return Err(Failure::Device(cause));
+                return Err(device(cause));
             }
             Err(error @ ExecutorError::OutOfMemory(_)) => {
-                return Err(Failure::Device(error.to_string()));
+                return Err(Unproven::NoRoom(error.to_string()));
             }
-            Err(error) => return Err(fault(model, error.to_string()).await),
+            Err(error) => return Err(Unproven::Failed(fault(model, error.to_string()).await)),
         }
     }
     Ok(())
@@ -86,6 +108,13 @@ fn guided(size: (u32, u32), omni: bool) -> ImageRequest {
         num_inference_steps: if omni { 1 } else { 2 },
         guidance_scale: 2.0,
         init: (!omni).then_some(init),
+        ..ImageRequest::plain("a red fox", size)
+    }
+}
+
+fn plain(size: (u32, u32)) -> ImageRequest {
+    ImageRequest {
+        num_inference_steps: 1,
         ..ImageRequest::plain("a red fox", size)
     }
 }

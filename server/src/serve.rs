@@ -38,7 +38,10 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     let watch = FaultWatch::default();
     if chosen == Chosen::Cuda {
         registry.register_collector(Box::new(CudaFigures));
-        watch.register(&mut registry);
+        // Without the library there are no figures of the GPU that could be missed.
+        if gpus.are_known() {
+            watch.register(&mut registry);
+        }
     }
     let precision = device::precision(&args.model, chosen);
     let app = args.serve.app(http_metrics).with_precision(precision);
