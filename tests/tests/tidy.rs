@@ -109,7 +109,7 @@ fn crates_depend_on_each_other_only_as_designed() {
         ("zimage-operator", &["zimage-crds", "zimage-edge"]),
         ("zimage-gateway", &["zimage-crds", "zimage-edge"]),
         ("zimage-core", &[]),
-        ("zimage-checkpoint", &["zimage-core"]),
+        ("zimage-checkpoint", &[]),
         ("zimage-engine", &["zimage-core"]),
         (
             "zimage-http",
