@@ -90,7 +90,7 @@ pub(crate) fn load_all(
         return Err(Failure::Unsupported(refused.to_owned()));
     }
     if chosen == Chosen::Cuda {
-        gpus.are(visible(count)?);
+        gpus.restrict_to(visible(count)?);
         zimage_nvml::check(gpus).map_err(Failure::Device)?;
     }
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
@@ -141,7 +141,7 @@ fn on_cpu(model: &Model, checkpoint: &Checkpoint) -> Result<CandleExecutor, Fail
 
 /// Finds the fastest algorithms for the sizes that are warmed up, and writes them to a file.
 pub(crate) fn tune(model: &Model, gpus: &Gpus, out: &Path) -> Result<(), Failure> {
-    gpus.are(visible(Some(1))?);
+    gpus.restrict_to(visible(Some(1))?);
     zimage_nvml::check(gpus).map_err(Failure::Device)?;
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executor = CudaExecutor::load(&checkpoint, &cuda_options(model)).map_err(failure)?;

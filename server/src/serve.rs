@@ -39,7 +39,7 @@ async fn serve_until_stopped(args: &Serve, chosen: Chosen, gpus: Gpus) -> Result
     if chosen == Chosen::Cuda {
         registry.register_collector(Box::new(CudaFigures));
         // Without the library there are no figures of the GPU that could be missed.
-        if gpus.are_known() {
+        if gpus.has_library() {
             watch.register(&mut registry);
         }
     }

@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn the_gpus_that_are_computed_on_have_the_numbers_that_cuda_gives_them() {
         let played = Played::new();
-        played.gpus.are(vec![[2; 16], [1; 16]]);
+        played.gpus.restrict_to(vec![[2; 16], [1; 16]]);
         assert_eq!(played.gpus.count(), 2);
         let figures = figures(&played.gpus);
         wait_for(&figures, "in CUDA's order", |page| {

@@ -62,12 +62,12 @@ impl Gpus {
 
     /// From now on only the GPUs of these UUIDs, in this order, count: the library lists those too that the process does
     /// not compute on, and in another order than CUDA. The first call decides.
-    pub fn are(&self, uuids: Vec<[u8; 16]>) {
+    pub fn restrict_to(&self, uuids: Vec<[u8; 16]>) {
         let _decided = self.0.computed_on.set(uuids);
     }
 
     /// Whether the driver's library is there.
-    pub fn are_known(&self) -> bool {
+    pub fn has_library(&self) -> bool {
         self.nvml().is_some()
     }
 
