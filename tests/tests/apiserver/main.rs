@@ -6,6 +6,7 @@ mod faults;
 mod operator;
 mod process;
 mod refusals;
+mod samples;
 mod shown;
 
 use kube::Client;
