@@ -66,6 +66,25 @@ pub(crate) struct Loaded {
     pub(crate) omni: bool,
 }
 
+/// What is loaded, as far as it decides which requests there may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) chosen: Chosen,
+    pub(crate) devices: usize,
+    pub(crate) omni: bool,
+}
+
+impl Loaded {
+    /// What it decides about requests.
+    pub(crate) fn shape(&self, chosen: Chosen) -> Shape {
+        Shape {
+            chosen,
+            devices: self.executors.len(),
+            omni: self.omni,
+        }
+    }
+}
+
 /// Opens, verifies and loads the model on one device. Takes seconds to minutes.
 pub(crate) fn load(
     model: &Model,
@@ -90,8 +109,7 @@ pub(crate) fn load_all(
         return Err(Failure::Unsupported(refused.to_owned()));
     }
     if chosen == Chosen::Cuda {
-        gpus.restrict_to(visible(count)?);
-        zimage_nvml::check(gpus).map_err(Failure::Device)?;
+        check(gpus, count)?;
     }
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executors: Vec<Box<dyn Executor>> = match chosen {
@@ -110,6 +128,12 @@ pub(crate) fn load_all(
         executors,
         omni: checkpoint.siglip().is_some(),
     })
+}
+
+/// Restricts the GPUs to those to compute on, and looks at their memory.
+fn check(gpus: &Gpus, count: Option<usize>) -> Result<(), Failure> {
+    gpus.restrict_to(visible(count)?);
+    zimage_nvml::check(gpus).map_err(Failure::Device)
 }
 
 /// The UUIDs of the GPUs to compute on.
@@ -141,8 +165,7 @@ fn on_cpu(model: &Model, checkpoint: &Checkpoint) -> Result<CandleExecutor, Fail
 
 /// Finds the fastest algorithms for the sizes that are warmed up, and writes them to a file.
 pub(crate) fn tune(model: &Model, gpus: &Gpus, out: &Path) -> Result<(), Failure> {
-    gpus.restrict_to(visible(Some(1))?);
-    zimage_nvml::check(gpus).map_err(Failure::Device)?;
+    check(gpus, Some(1))?;
     let checkpoint = files::open_with_loras(&model.files, &model.lora)?;
     let executor = CudaExecutor::load(&checkpoint, &cuda_options(model)).map_err(failure)?;
     let failed = |error| Failure::Other(format!("failed to write {}: {error}", out.display()));

@@ -1,7 +1,7 @@
 //! A small image through the whole path, before anybody can ask for one: nothing is ready that cannot make an image.
 
 use crate::args::Model;
-use crate::device::Chosen;
+use crate::device::{Chosen, Shape};
 use crate::failure::Failure;
 use crate::files;
 use std::sync::Arc;
@@ -14,14 +14,6 @@ use zimage_engine::Engine;
 
 /// The smallest image that there is: a step of it costs a CPU little.
 const SMALLEST: (u32, u32) = (64, 64);
-
-/// What is loaded, as far as it decides which requests there may be.
-#[derive(Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) chosen: Chosen,
-    pub(crate) devices: usize,
-    pub(crate) omni: bool,
-}
 
 /// Makes an image in one step on each device: template, tokenizer, text encoder with and without a prompt, encoder,
 /// transformer, decoder; the executor refuses values that are not finite. Returns its size.
@@ -121,12 +113,11 @@ fn plain(size: (u32, u32)) -> ImageRequest {
 
 fn controlled(size: (u32, u32)) -> ImageRequest {
     ImageRequest {
-        num_inference_steps: 1,
         control: Some(Control {
             pixels: grey(size),
             conditioning_scale: DEFAULT_CONDITIONING_SCALE,
         }),
-        ..ImageRequest::plain("a red fox", size)
+        ..plain(size)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::args::Serve;
 use crate::cuda_figures::CudaFigures;
 use crate::device::{self, Chosen};
 use crate::failure::Failure;
-use crate::proof::{self, Shape};
+use crate::proof;
 use prometheus_client::registry::Registry;
 use std::pin::pin;
 use std::time::Duration;
@@ -82,11 +82,7 @@ async fn compute(
         Ok(loaded) => loaded,
         Err(failure) => return failure,
     };
-    let shape = Shape {
-        chosen,
-        devices: loaded.executors.len(),
-        omni: loaded.omni,
-    };
+    let shape = loaded.shape(chosen);
     let engine = match Engine::start(loaded.executors, args.serve.engine(), metrics) {
         Ok(engine) => engine,
         Err(error) => {

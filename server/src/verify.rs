@@ -5,7 +5,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::files;
 use crate::progress::Bytes;
-use crate::proof::{self, Shape};
+use crate::proof;
 use zimage_checkpoint::{CheckpointError, ControlNet, MANIFEST, check_manifest};
 use zimage_engine::{Engine, EngineMetrics, EngineOptions};
 use zimage_nvml::Gpus;
@@ -48,11 +48,7 @@ fn make_image(model: &Model) -> Result<(u32, u32), Failure> {
     let gpus = Gpus::find();
     let chosen = device::choose(model, &gpus)?;
     let loaded = device::load_all(model, chosen, &gpus, Some(1))?;
-    let shape = Shape {
-        chosen,
-        devices: loaded.executors.len(),
-        omni: loaded.omni,
-    };
+    let shape = loaded.shape(chosen);
     let (options, metrics) = (EngineOptions::default(), EngineMetrics::default());
     let engine = Engine::start(loaded.executors, options, metrics).map_err(Failure::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -26,12 +26,7 @@ impl Compute {
     /// # Errors
     /// Says what is missing, too old, or broken.
     pub fn open(options: &GpuOptions) -> Result<Self, LoadError> {
-        let gpu = Gpu::open(options)?;
-        Ok(Self {
-            matmuls: Matmuls::new(&gpu, options)?,
-            dnn: Dnn::new(&gpu)?,
-            gpu,
-        })
+        Self::with(options, |gpu| Matmuls::new(gpu, options))
     }
 
     /// As [`Self::open`], with the algorithms that another GPU of the process computes with.
@@ -39,9 +34,16 @@ impl Compute {
         options: &GpuOptions,
         algorithms: &Algorithms,
     ) -> Result<Self, LoadError> {
+        Self::with(options, |gpu| Matmuls::shared(gpu, options, algorithms))
+    }
+
+    fn with(
+        options: &GpuOptions,
+        matmuls: impl FnOnce(&Gpu) -> Result<Matmuls, LoadError>,
+    ) -> Result<Self, LoadError> {
         let gpu = Gpu::open(options)?;
         Ok(Self {
-            matmuls: Matmuls::shared(&gpu, options, algorithms)?,
+            matmuls: matmuls(&gpu)?,
             dnn: Dnn::new(&gpu)?,
             gpu,
         })
